@@ -1,0 +1,68 @@
+"""The one program: ``gpve COMMAND``. Commands import what they need when they run, so that --help is quick."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from gpve import __version__
+from gpve.cli.compare import compare, lab
+from gpve.cli.console import fail
+from gpve.cli.consolidate import consolidate
+from gpve.cli.doctor import doctor
+from gpve.cli.explain import explain
+from gpve.cli.nodes import nodes_app
+from gpve.cli.replay import replay
+from gpve.cli.size import size
+from gpve.cli.sweep import sweep
+from gpve.cli.traces import traces_app
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Virtual machines, virtual Kubernetes clusters and AI agents under one scheduler; and a lab to replay traces.",
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"gpve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+app.command()(replay)
+app.command()(lab)
+app.command()(compare)
+app.command()(explain)
+app.command()(consolidate)
+app.command()(size)
+app.command()(sweep)
+app.command()(doctor)
+app.add_typer(traces_app, name="traces")
+app.add_typer(nodes_app, name="nodes")
+
+
+def main() -> None:
+    """Run; bad input ends with one sentence and exit code 2."""
+    from gpve.model.errors import InputError
+
+    try:
+        app()
+    except InputError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted", code=130)
+    except BrokenPipeError:
+        # Whoever read our output has gone: say nothing, but let no exit handler try to flush either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

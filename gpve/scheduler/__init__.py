@@ -1,0 +1,1 @@
+"""The pure core that decides where guests run: fits, filters, scores, policies, explanations. No I/O, no clock."""

@@ -1,0 +1,142 @@
+"""Decisions one by one: the same core, without a trace that is known beforehand. What a server uses."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpve.model.columns import Guests, Nodes
+from gpve.model.errors import InputError
+from gpve.model.reasons import Reason
+from gpve.scheduler.cluster import INDEX_BYTES, eligibility, state_of
+from gpve.scheduler.columns import ERROR, ERROR_NODE, REQUEST_CLASS, State
+from gpve.scheduler.compiled import bound, entry
+from gpve.scheduler.fragmentation import Typical, typical_requests
+from gpve.scheduler.place import begin, claim, draw_of, find, release, set_open
+from gpve.scheduler.policy import Policy
+from gpve.scheduler.requests import ANYWHERE, Terms, requests_of
+
+
+@entry
+def _begin(state, policy):
+    begin(state, policy[2], policy[4])
+
+
+@entry
+def _decide(state, policy, c, guest):
+    """(node, devices as bits), or (minus the reason, 0)."""
+    score, device, keep, uniform, keeps, seed = policy
+    draw = draw_of(seed, guest)
+    n = find(state, score, uniform, c, -1, draw, False)
+    if n < 0:
+        return n, np.int64(0)
+    return n, claim(state, device, keep, keeps, c, -1, n, draw, 0)
+
+
+@entry
+def _release(state, policy, c, n, devices):
+    release(state, policy[2], policy[4], c, -1, n, devices)
+
+
+@entry
+def _set_open(state, n, is_open):
+    set_open(state, n, is_open)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one guest asks for."""
+
+    cpu_milli: int
+    memory_mib: int
+    gpu_count: int = 0
+    gpu_milli: int = 0
+    terms: Terms = ANYWHERE
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A place taken: give it back with `LiveCluster.release`."""
+
+    demand: Demand
+    node: int
+    devices: int
+    """Bits of the devices taken."""
+
+
+class LiveCluster:
+    """A cluster that is asked guest by guest.
+
+    Group rules are not part of it yet: they come with the server, whose store knows the groups.
+    """
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        policy: Policy,
+        *,
+        typical: Typical | None = None,
+        seed: int = 0,
+        index_bytes: int = INDEX_BYTES,
+    ) -> None:
+        none = Guests.empty()
+        self.nodes = nodes
+        self.policy = policy
+        typical = typical_requests(none, nodes.gpu_model_names) if typical is None else typical
+        self._state = state_of(nodes, requests_of(none), typical, index_bytes)
+        self._arguments = (*policy.compiled, policy.uniform, policy.keeps, seed)
+        self._classes: dict[Demand, int] = {}
+        self._terms: dict[Terms, int] = {}
+        self._guests = 0
+        _begin(self._state, self._arguments)
+        self._decide = bound(_decide, self._state, self._arguments, 0, 0)
+        self._release = bound(_release, self._state, self._arguments, 0, 0, 0)
+
+    @property
+    def state(self) -> State:
+        """The columns, to look at."""
+        return self._state
+
+    def place(self, demand: Demand) -> Claim | Reason:
+        """Decide and claim; the `Reason` of the nearest miss if no node fits.
+
+        Raises `InputError` if the policy returns something that is not a score.
+        """
+        c = self._classes.get(demand)
+        if c is None:
+            c = self._new_class(demand)
+        node, devices = self._decide(self._state, self._arguments, c, self._guests)
+        self._guests += 1
+        if self._state.scalars[ERROR]:
+            bad = self.nodes.names[int(self._state.scalars[ERROR_NODE])]
+            self._state.scalars[ERROR] = 0
+            raise InputError(f"policy {self.policy.name!r} returned something that is not a score on node {bad!r}")
+        return Claim(demand, node, devices) if node >= 0 else Reason(-node)
+
+    def release(self, claim: Claim) -> None:
+        """Give back what `place` claimed."""
+        self._release(self._state, self._arguments, self._classes[claim.demand], claim.node, claim.devices)
+
+    def set_open(self, node: int, is_open: bool) -> None:
+        """Let the node take guests, or not; those on it stay."""
+        _set_open(self._state, node, int(is_open))
+
+    def _new_class(self, demand: Demand) -> int:
+        """Number a demand that was never asked for; columns grow by doubling."""
+        state = self._state
+        c = len(self._classes)
+        if c >= len(state.classes):
+            wider = np.zeros(max(16, 2 * len(state.classes)), dtype=REQUEST_CLASS)
+            wider[: len(state.classes)] = state.classes
+            wider["slot"][len(state.classes) :] = -1
+            state = state._replace(classes=wider)
+        constraint = self._terms.get(demand.terms)
+        if constraint is None:
+            constraint = self._terms[demand.terms] = len(self._terms)
+            state = state._replace(eligible=eligibility(self.nodes, tuple(self._terms))[1])
+        record = state.classes[c]
+        record["cpu"], record["mem"] = demand.cpu_milli, demand.memory_mib
+        record["gpu_count"], record["gpu_milli"] = demand.gpu_count, demand.gpu_milli
+        record["constraint"], record["ruled_out"] = constraint, -1
+        self._classes[demand] = c
+        self._state = state
+        return c

@@ -1,0 +1,90 @@
+"""One run told by names and paths: what the command line, run.json, comparisons and sweeps share."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gpve.model.columns import Nodes
+from gpve.model.errors import InputError
+from gpve.scheduler.fragmentation import typical_requests
+from gpve_sim.catalogue import load, load_nodes
+from gpve_sim.driver import Replayed, Settings, replay_trace
+from gpve_sim.orders import arrive_in_order, order_nodes, read_names
+from gpve_sim.policies import OR_TOOLS, find_policy
+from gpve_sim.trace import Trace
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A trace, a policy, a cluster, and how to replay."""
+
+    trace: str
+    policy: str = "best-fit"
+    nodes: str | None = None
+    """Name or path of a cluster; None: the trace's own."""
+    reader: str | None = None
+    mapping: str | None = None
+    """Columns of a user's own CSV; see docs/how-to/own-trace.md."""
+    departures: bool | None = None
+    """None: as the trace has it, and without if ``arrivals`` is given."""
+    queue: str = "drop"
+    arrivals: str | None = None
+    node_order: str | None = None
+    seed: int = 0
+    batch_window: float | None = None
+    """Seconds of a batch, and arrivals of one: for the policy ``or-tools`` alone (`gpve_sim.batched`)."""
+    batch_size: int | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """As run.json keeps it, so that the run can be repeated."""
+        return asdict(self)
+
+
+def inputs(experiment: Experiment) -> tuple[Trace, Nodes, Trace]:
+    """(trace to replay, cluster, trace as it was read)."""
+    chosen = None if experiment.nodes is None else load_nodes(experiment.nodes)
+    original = load(
+        experiment.trace,
+        reader=experiment.reader,
+        mapping=experiment.mapping,
+        seed=experiment.seed,
+        nodes=chosen,
+    )
+    nodes = original.nodes
+    trace = original
+    sources = dict(original.sources)
+    if experiment.arrivals is not None:
+        file = Path(experiment.arrivals)
+        trace = arrive_in_order(original, read_names(file), file)
+        sources[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    if experiment.node_order is not None:
+        file = Path(experiment.node_order)
+        nodes = order_nodes(nodes, read_names(file), file)
+        sources[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return replace(trace, sources=sources), nodes, original
+
+
+def run(experiment: Experiment, progress: Callable[[int, int], None] | None = None, limit: int = -1) -> Replayed:
+    """Replay it; ``limit`` stops before that arrival."""
+    optimized = experiment.policy == OR_TOOLS
+    policy = None if optimized else find_policy(experiment.policy)
+    if not optimized and (experiment.batch_window is not None or experiment.batch_size is not None):
+        raise InputError(f"batches are decided by the policy {OR_TOOLS} alone; {experiment.policy} decides one by one")
+    if optimized and limit >= 0:
+        raise InputError(f"the policy {OR_TOOLS} decides whole batches: there is no moment of one guest to stop at")
+    trace, nodes, original = inputs(experiment)
+    departures = experiment.departures
+    if departures is None:
+        departures = trace.departures
+    settings = Settings(queue=experiment.queue, departures=departures, seed=experiment.seed, limit=limit)
+    typical = typical_requests(original.guests, nodes.gpu_model_names)
+    if policy is None:
+        from gpve_sim.batched import Batching, replay_batched
+
+        batching = Batching(experiment.batch_window, experiment.batch_size)
+        return replay_batched(
+            trace, nodes=nodes, settings=settings, batching=batching, typical=typical, progress=progress
+        )[0]
+    return replay_trace(trace, policy, nodes=nodes, settings=settings, typical=typical, progress=progress)

@@ -1,0 +1,35 @@
+"""Loads drawn with numpy: larger than Hypothesis likes to draw."""
+
+import numpy as np
+import pyarrow as pa
+
+from gpve.model import Guests, Nodes
+
+
+def load_of_size(rng: np.random.Generator, guests: int, nodes: int) -> tuple[Guests, Nodes]:
+    """Guests of a few sizes, with GPUs, limits in groups, and departures, over a heterogeneous cluster."""
+    arrival = np.sort(rng.uniform(0, 100, guests))
+    gpu_count = rng.choice([0, 1, 2], guests, p=[0.3, 0.6, 0.1]).astype(np.int32)
+    share = rng.choice([250, 500, 1000], guests).astype(np.int32)
+    columns = Guests(
+        ids=pa.array([f"g{i}" for i in range(guests)]),
+        kind=np.zeros(guests, dtype=np.uint8),
+        arrival_s=arrival,
+        departure_s=arrival + rng.exponential(40, guests),
+        cpu_milli=rng.choice([500, 1000, 4000], guests),
+        memory_mib=rng.choice([512, 2048, 8192], guests),
+        gpu_count=gpu_count,
+        gpu_milli=np.where(gpu_count == 0, 0, np.where(gpu_count == 1, share, 1000)).astype(np.int32),
+        group=rng.integers(-1, 4, guests).astype(np.int32),
+        group_names=("a", "b", "c", "d"),
+        max_per_node=rng.choice([0, 1, 3], guests).astype(np.int32),
+    )
+    count = rng.choice([0, 2, 8], nodes).astype(np.int32)
+    return columns, Nodes(
+        names=tuple(f"n{i}" for i in range(nodes)),
+        cpu_milli=rng.choice([8000, 32000], nodes),
+        memory_mib=rng.choice([16384, 65536], nodes),
+        gpu_count=count,
+        gpu_model=np.where(count > 0, 0, -1).astype(np.int32),
+        gpu_model_names=("A10",),
+    )
