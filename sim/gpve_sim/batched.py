@@ -4,6 +4,10 @@ For each batch a heuristic (FGD where there are GPUs, else best-fit) places the 
 back and becomes the hint of `gpve.scheduler.optimize.place.place_batch`, whose answer is never worse. Guests start
 when they are decided and keep their lifetime. What the batch leaves out, the heuristic tries once more (it also gives
 the reason), then it is dropped or waits for the next batch: with batches, ``wait`` and ``backfill`` are the same.
+Where guests depart, what counts after the guests placed is to open few empty nodes, which then may be off. Where none
+departs every node is needed sooner or later, and to fill those that run first only leaves fragments (measured: 87 %
+of the GPUs of ``generated/openb-like`` placed, where FGD alone places 95 %): there it does not count.
+
 Guests of higher priority stand first in a batch, then those who arrived first; a deadline is looked at when a batch is
 decided. Guests with group rules, and those that ask for devices but for nothing of them, are left to the heuristic,
 before the rest of their batch.
@@ -55,6 +59,8 @@ class Batching:
     window_s: float | None = None
     size: int | None = None
     deterministic_limit: float = DETERMINISTIC_LIMIT
+    spare_nodes: bool | None = None
+    """Whether to open few empty nodes counts; None: where guests depart."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class _Replay:
     priority: NDArray[np.int32] | None
     drops: bool
     limit: float
+    spare_nodes: bool
     queued: set[int] = field(default_factory=set)
     decisions: list[Decision] = field(default_factory=list)
     deterministic_time: float = 0.0
@@ -141,6 +148,8 @@ class _Replay:
         steps.attempt(self.state, self.policy, self.load, guests, nodes, bits)
         self.state.nodes["state"] = kept
         batch = batch_of(self.state, self.requests, guests, empty=False)
+        if not self.spare_nodes:
+            batch = replace(batch, empty=np.zeros_like(batch.empty))
         hint = Assignment(nodes, tuple(_devices(b) for b in bits.tolist()))
         objective = objective_of(self.state)
         placed = place_batch(batch, hint, objective=objective, deterministic_limit=self.limit)
@@ -204,7 +213,9 @@ def replay_batched(
     policy = (*heuristic.compiled, heuristic.uniform, heuristic.keeps, settings.seed)
     start(state, policy, arrays, run)
     drops = settings.queue == "drop"
-    replay = _Replay(state, policy, arrays, run, requests, guests.priority, drops, batching.deterministic_limit)
+    spare_nodes = departs if batching.spare_nodes is None else batching.spare_nodes
+    limit = batching.deterministic_limit
+    replay = _Replay(state, policy, arrays, run, requests, guests.priority, drops, limit, spare_nodes)
     started = time.perf_counter()
     times = np.sort(guests.arrival_s)
     if len(times):

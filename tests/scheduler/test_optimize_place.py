@@ -9,6 +9,7 @@ from gpve.scheduler.optimize.bins import assignment_of, fills_of, make_bins
 from gpve.scheduler.optimize.check import Objective, violation, worth
 from gpve.scheduler.optimize.place import place_batch
 from gpve.scheduler.optimize.problem import Assignment, Batch, Groups, node_classes
+from gpve.scheduler.optimize.quick import quick_answers
 from tests.scheduler.optimize_cases import batches, brute_force, first_fit_decreasing, make_batch
 
 few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -25,11 +26,14 @@ def agrees(batch: Batch, objective: Objective, spare_devices: bool) -> None:
     heuristic = first_fit_decreasing(batch)
     for hint in (heuristic, nothing(batch)):
         for by_class in (True, False):
-            placement = place_batch(batch, hint, objective=objective, spare_devices=spare_devices, by_class=by_class)
-            assert violation(batch, placement.assignment) is None
-            assert worth(batch, placement.assignment, objective, spare_devices) == best
-            assert placement.status == "optimal"
-            assert placement.gap == 0
+            for quick in (True, False):
+                placement = place_batch(
+                    batch, hint, objective=objective, spare_devices=spare_devices, by_class=by_class, quick=quick
+                )
+                assert violation(batch, placement.assignment) is None
+                assert worth(batch, placement.assignment, objective, spare_devices) == best
+                assert placement.status == "optimal"
+                assert placement.gap == 0
 
 
 @few
@@ -76,6 +80,8 @@ def test_never_worse_than_the_heuristic_with_hardly_any_time(seed: int, with_gpu
         first = placement.levels[0]
         assert first.bound is not None
         assert first.bound >= first.value == value[0]
+        opened = placement.levels[-1]
+        assert opened.bound is None or opened.bound <= opened.value == -value[-1]
 
 
 @few
@@ -164,3 +170,35 @@ def test_a_hint_that_does_not_fit_is_refused() -> None:
     batch = make_batch([(4, 4, [])], [(3, 3, 0, 0)], [0, 0])
     with pytest.raises(ValueError, match="request 1 overfills node 0"):
         place_batch(batch, Assignment(np.zeros(2, np.int64), ((), ())))
+
+
+@few
+@given(batches(gpus=True, groups=True))
+def test_quick_answers_are_placements(batch: Batch) -> None:
+    hint = first_fit_decreasing(batch)
+    answers = list(quick_answers(batch, hint, np.zeros(len(batch.free_cpu))))
+    assert answers
+    assert all(violation(batch, answer) is None for answer in answers)
+
+
+def test_bounds_and_quick_answers_spare_the_model() -> None:
+    """A hint that opens a node for each request, where two nodes are enough: no solver is asked, and it is proven."""
+    batch = make_batch([(16, 16, [1000] * 4)] * 6, [(1, 3, 1, 600), (3, 1, 0, 0)], [0] * 5 + [1], empty=[True] * 6)
+    hint = Assignment(np.arange(6), (*((0,),) * 5, ()))
+    placement = place_batch(batch, hint, objective="gpu")
+    assert placement.status == "optimal"
+    assert [level.value for level in placement.levels] == [3000, 8, 2]
+    assert placement.deterministic_time == 0
+
+
+def test_what_a_model_too_large_leaves_unproven_is_said() -> None:
+    """Without a full model the answer is never called optimal, and the gap is that of the linear bound."""
+    rng = np.random.default_rng(3)
+    nodes = [(int(rng.integers(8, 40)), int(rng.integers(8, 40)), []) for _ in range(300)]
+    classes = [(int(rng.integers(3, 16)), int(rng.integers(3, 16)), 0, 0) for _ in range(80)]
+    batch = make_batch(nodes, classes, rng.integers(0, 80, 1200).tolist())
+    hint = first_fit_decreasing(batch)
+    placement = place_batch(batch, hint, deterministic_limit=0.2)
+    assert placement.status != "optimal"
+    assert 0 < placement.gap < 0.2
+    assert worth(batch, placement.assignment, "cpu", False) >= worth(batch, hint, "cpu", False)

@@ -67,6 +67,15 @@ def make_bins(batch: Batch, classes: list[NodeClass], *, spare_devices: bool, by
     return bins
 
 
+def needed(bins: list[Bin], opened: int | None) -> list[Bin]:
+    """Without empty nodes that an answer never needs if it opens at most ``opened`` of them in all (None: any
+    number).
+    """
+    if opened is None:
+        return bins
+    return [b for b in bins if not b.node_class.empty or b.rank is None or b.rank < opened]
+
+
 def fills_of(batch: Batch, bins: list[Bin], assignment: Assignment) -> list[Fill]:
     """The assignment as fills; equal nodes stand in for each other, equal devices are put in order of load."""
     on_node: dict[int, list[int]] = defaultdict(list)

@@ -1,6 +1,5 @@
 """How far from the best possible: what no policy could place, and the fewest nodes that could be active."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,11 +7,11 @@ import numpy as np
 
 from gpve.scheduler.optimize.check import Objective, unit_values
 from gpve.scheduler.optimize.exact import class_form
-from gpve.scheduler.optimize.linear import ROUNDING, prices, relaxed, solve_active
+from gpve.scheduler.optimize.linear import least_opened, relaxed
 from gpve.scheduler.optimize.pack import fill, pack
 from gpve.scheduler.optimize.place import place_batch
 from gpve.scheduler.optimize.problem import Assignment, Batch, node_classes
-from gpve.scheduler.optimize.relax import Floats, coarse, relaxation
+from gpve.scheduler.optimize.relax import Floats, coarse
 
 MOST_CLASSES = 400
 """Request classes in a linear program; more are merged."""
@@ -48,26 +47,17 @@ class ActiveNodes:
 def fewest_active(batch: Batch, active_now: int | None = None) -> ActiveNodes:
     """Bounds on the fewest nodes that carry all requests of ``batch``, whose nodes are all empty.
 
-    Lower: for any y >= 0 let p_c be the least (y A)_kc over the node classes k that c fits on and V_k = y
-    b_k. A packing that opens O_k of the M_k nodes has sum count_c p_c <= sum of (y A)_kc X_kc <= sum V_k O_k,
-    so sum O_k >= sum count_c p_c - sum M_k max(0, V_k - 1). Upper: first-fit decreasing over several orders
-    of nodes, and ``active_now``, the nodes that carry the guests as it is. Where counts per class are exact
-    on every node class (`exact`), CP-SAT closes what remains.
+    Lower: `linear.least_opened`. Upper: first-fit decreasing over several orders of nodes, and
+    ``active_now``, the nodes that carry the guests as it is. Where counts per class are exact on every node
+    class (`exact`), CP-SAT closes what remains.
     """
     easier, _ = coarse(batch, MOST_CLASSES)
     classes = node_classes(easier)
-    parts = [relaxation(easier, k, opened=0) for k in classes]
-    duals, share_opened = solve_active(parts, easier.count)
-    price = prices(parts, duals, len(easier.cpu))
-    over = sum(p.nodes * max(0.0, float(y @ p.rooms) - 1) for y, p in zip(duals, parts, strict=True))
-    wanted = easier.count > 0
-    if not np.isfinite(price[wanted]).all():
-        raise ValueError("a guest fits on no node, though it runs on one")
-    bound = float(easier.count[wanted] @ price[wanted]) - over
-    lower = max(0, int(wanted.any()), math.ceil(bound * (1 - ROUNDING) - 1e-6))
+    opened = least_opened(easier, classes, easier.count)
+    lower = opened.bound
 
     preference = np.zeros(len(batch.free_cpu))
-    for k, share in zip(classes, share_opened, strict=True):
+    for k, share in zip(classes, opened.share, strict=True):
         preference[list(k.nodes)] = share
     upper = len(batch.free_cpu) if active_now is None else active_now
     best: Assignment | None = None
@@ -83,10 +73,10 @@ def fewest_active(batch: Batch, active_now: int | None = None) -> ActiveNodes:
             best, upper = packed, min(upper, used)
     if upper > lower and best is not None and all(class_form(batch, k) for k in node_classes(batch)):
         placement = place_batch(batch, best, objective="guests", deterministic_limit=0.5, wall_limit_s=2.0)
-        opened = placement.levels[-1]
-        upper = min(upper, opened.value)
-        if opened.bound is not None:
-            lower = max(lower, opened.bound)
+        level = placement.levels[-1]
+        upper = min(upper, level.value)
+        if level.bound is not None:
+            lower = max(lower, level.bound)
     return ActiveNodes(lower, upper, "optimal" if lower == upper else "bounded")
 
 

@@ -11,12 +11,19 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from gpve.scheduler.optimize.bins import Bin, Fill, assignment_of, fills_of, make_bins
+import numpy as np
+
+from gpve.scheduler.optimize.bins import Bin, Fill, assignment_of, fills_of, make_bins, needed
 from gpve.scheduler.optimize.check import Objective, unit_values, violation, worth
-from gpve.scheduler.optimize.linear import Relaxed, relaxed
-from gpve.scheduler.optimize.problem import Assignment, Batch, NodeClass, node_classes
+from gpve.scheduler.optimize.linear import Opened, least_opened, relaxed
+from gpve.scheduler.optimize.problem import Assignment, Batch, Ints, NodeClass, node_classes
+from gpve.scheduler.optimize.quick import quick_answers
+from gpve.scheduler.optimize.relax import Floats
 
 Status = Literal["optimal", "feasible", "heuristic"]
+
+MOST_VARIABLES = 10_000
+"""Of a model: to build a larger one takes longer than the solver, at its usual limit, does anything with it."""
 
 
 @dataclass(frozen=True)
@@ -83,34 +90,109 @@ def place_batch(
     deterministic_limit: float = 2.0,
     wall_limit_s: float = 60.0,
     by_class: bool = True,
+    quick: bool = True,
 ) -> Placement:
     """The best placement found of the batch, at least as good as ``hint`` on every level that decides.
 
-    ``hint`` must be feasible (`check.violation`), else ValueError. ``by_class=False`` gives every node
-    variables of its own even where counts per class are exact: for comparison.
+    Bounds and quick answers come first (`linear`, `quick`): often they meet, and no model is built. Then a
+    small model, of what the linear optimum and the best answer place where, and last the full one, unless it
+    has more than `MOST_VARIABLES`; only the full one can prove more than the linear bounds do.
+
+    ``hint`` must be feasible (`check.violation`), else ValueError. For comparison, ``by_class=False`` gives
+    every node variables of its own even where counts per class are exact, and ``quick=False`` leaves the
+    quick answers out.
     """
     if (wrong := violation(batch, hint)) is not None:
         raise ValueError(f"the hint is no placement: {wrong}")
     run = _Run(batch, hint, objective, spare_devices, deterministic_limit, wall_limit_s)
     classes = node_classes(batch)
+    names, run.best, alone = _names_and_best(batch, classes, objective, spare_devices)
+    limits = _Limits(batch, classes, objective, alone, run.best)
     bins = make_bins(batch, classes, spare_devices=spare_devices, by_class=by_class)
-    names, run.best = _names_and_best(batch, classes, objective, spare_devices)
-    if run.worth != run.best and _form(bins) != "classes":
-        # Linear bounds are worth their time where single nodes make the model large; and where the linear
-        # optimum places nothing of a class, a good answer seldom does: a small model comes first.
-        linear = [relaxed(batch, classes, unit) for _, unit in unit_values(batch, objective)]
-        bounds = tuple(min(a, r.bound) for a, r in zip(run.best, linear, strict=False))
-        run.best = bounds + run.best[len(bounds) :]
-        likely = _likely(batch, classes, hint, linear)
-        run.improve(make_bins(batch, likely, spare_devices=spare_devices, by_class=by_class), share=0.5)
-    run.improve(bins, share=1.0)
-    bounds_found = run.bounds if run.bounds is not None else (*run.best[:1], *([None] * (len(names) - 1)))
+    form = _form(bins)
+    # Linear bounds are worth their time where single nodes make the model large.
+    linear = form != "classes"
+    if linear:
+        run.best = limits.tighten(run.worth)
+    if quick and run.worth != run.best:
+        for answer in quick_answers(batch, hint, limits.preference()):
+            run.offer(answer)
+            if run.worth == run.best:
+                break
+        if linear:
+            run.best = limits.tighten(run.worth)
+    if run.worth != run.best:
+        opened = limits.most_opened(run.worth)
+        if linear:
+            # Where the linear optimum places nothing of a class, a good answer seldom does.
+            likely = _likely(batch, classes, run.assignment, limits.counts)
+            few = make_bins(batch, likely, spare_devices=spare_devices, by_class=by_class)
+            run.improve(needed(few, opened), share=0.5)
+        run.improve(needed(bins, opened), share=1.0)
+    bounds = run.bounds
+    if bounds is None:
+        # What is beyond the first level that is not proven depends on it: nothing is known.
+        proven = [i for i, (value, best) in enumerate(zip(run.worth, run.best, strict=True)) if value != best]
+        known = len(names) if not proven else proven[0] + 1
+        bounds = (*run.best[:known], *([None] * (len(names) - known)))
     levels = tuple(
         Level(name, abs(value), None if bound is None else abs(bound))
-        for name, value, bound in zip(names, run.worth, bounds_found, strict=True)
+        for name, value, bound in zip(names, run.worth, bounds, strict=True)
     )
-    status: Status = "optimal" if bounds_found == run.worth else "feasible" if run.answered else "heuristic"
-    return Placement(run.assignment, status, levels, _form(bins), run.fuse_blown, run.deterministic_time, run.wall_s)
+    status: Status = "optimal" if bounds == run.worth else "feasible" if run.answered else "heuristic"
+    return Placement(run.assignment, status, levels, form, run.fuse_blown, run.deterministic_time, run.wall_s)
+
+
+class _Limits:
+    """What no answer exceeds on each level, as far as linear programs were asked."""
+
+    def __init__(
+        self, batch: Batch, classes: list[NodeClass], objective: Objective, alone: Ints, best: tuple[int, ...]
+    ) -> None:
+        self.batch = batch
+        self.classes = classes
+        self.units = [np.array(unit, np.int64) for _, unit in unit_values(batch, objective)]
+        self.totals = best[: len(self.units)]
+        self.best = list(best)
+        self.counts: list[list[dict[int, float]]] = []
+        """Per linear program and node class, what its optimum places there."""
+        self.alone = alone
+        self.opened: Opened | None = None
+        self._asked: set[int] = set()
+
+    def complete(self, worth: tuple[int, ...]) -> bool:
+        """Whether all is placed that counts: no answer then places less, and fewer nodes opened is all there is to
+        gain, but for devices."""
+        return worth[: len(self.units)] == self.totals
+
+    def most_opened(self, worth: tuple[int, ...]) -> int | None:
+        """The most empty nodes that an answer as good as this one opens, None if that is not known."""
+        return -worth[len(self.units)] if self.complete(worth) else None
+
+    def tighten(self, worth: tuple[int, ...]) -> tuple[int, ...]:
+        """The bounds for an answer worth ``worth`` and all that are better; asks only where it falls short."""
+        for i, unit in enumerate(self.units):
+            if worth[i] < self.best[i] and i not in self._asked:
+                self._asked.add(i)
+                found = relaxed(self.batch, self.classes, unit.tolist())
+                self.best[i] = min(self.best[i], found.bound)
+                self.counts.append(found.counts)
+        opened = len(self.units)
+        if self.complete(worth) and worth[opened] < 0 and self.opened is None:
+            # All that has a worth and fits alone is placed, in this answer and in every one that is no worse.
+            counts_for = sum(unit > 0 for unit in self.units) > 0
+            self.opened = least_opened(self.batch, self.classes, np.where(counts_for, self.alone, 0))
+            self.best[opened] = -self.opened.bound
+            self.counts.append(self.opened.counts)
+        return tuple(self.best)
+
+    def preference(self) -> Floats:
+        """(N,) the share of each node that the linear optimum opens, 0 where it was not asked."""
+        out = np.zeros(len(self.batch.free_cpu))
+        if self.opened is not None:
+            for k, share in zip(self.classes, self.opened.share, strict=True):
+                out[list(k.nodes)] = share
+        return out
 
 
 @dataclass
@@ -136,6 +218,12 @@ class _Run:
         self.hint = self.assignment
         self.worth = worth(self.batch, self.assignment, self.objective, self.spare_devices)
 
+    def offer(self, answer: Assignment) -> None:
+        """Take this answer if it is better than the best so far."""
+        value = worth(self.batch, answer, self.objective, self.spare_devices)
+        if value > self.worth and violation(self.batch, answer) is None:
+            self.answered, self.assignment, self.worth = True, answer, value
+
     def improve(self, bins: list[Bin], share: float) -> None:
         """Solve the model of these bins from the best answer so far, up to ``share`` of the limit in all.
 
@@ -145,7 +233,7 @@ class _Run:
             self.bounds = self.best
             return
         limit = share * self.deterministic_limit - self.deterministic_time
-        if self.fuse_blown or limit <= 0:
+        if self.fuse_blown or limit <= 0 or _variables(bins) > MOST_VARIABLES:
             return
         from gpve.scheduler.optimize.formulation import Formulation  # half a second to import
 
@@ -170,11 +258,13 @@ class _Run:
             self.bounds = tuple(solved.bounds)
 
 
-def _likely(batch: Batch, classes: list[NodeClass], hint: Assignment, linear: list[Relaxed]) -> list[NodeClass]:
-    """The node classes with only those request classes that the linear optimum or the hint places there."""
+def _likely(
+    batch: Batch, classes: list[NodeClass], answer: Assignment, counts: list[list[dict[int, float]]]
+) -> list[NodeClass]:
+    """The node classes with only those request classes that a linear optimum or the answer places there."""
     class_of = {n: i for i, k in enumerate(classes) for n in k.nodes}
-    kept = [{c for r in linear for c, x in r.counts[i].items() if x > 1e-6} for i in range(len(classes))]
-    for n, c in zip(hint.node.tolist(), batch.request_class.tolist(), strict=True):
+    kept = [{c for found in counts for c, x in found[i].items() if x > 1e-6} for i in range(len(classes))]
+    for n, c in zip(answer.node.tolist(), batch.request_class.tolist(), strict=True):
         if n >= 0:
             kept[class_of[n]].add(c)
     return [
@@ -182,6 +272,11 @@ def _likely(batch: Batch, classes: list[NodeClass], hint: Assignment, linear: li
         for k, keep in zip(classes, kept, strict=True)
         if keep
     ]
+
+
+def _variables(bins: list[Bin]) -> int:
+    """About as many as the model of these bins has."""
+    return sum(len(b.node_class.fit) * (1 + (len(b.node_class.gpu) if b.device_rows is None else 0)) for b in bins)
 
 
 def solve_levels(
@@ -235,17 +330,19 @@ def solve_levels(
 
 def _names_and_best(
     batch: Batch, classes: list[NodeClass], objective: Objective, spare_devices: bool
-) -> tuple[list[str], tuple[int, ...]]:
-    """Names of the levels, and what no answer exceeds: all that fits alone placed, nothing opened or
-    broken.
+) -> tuple[list[str], tuple[int, ...], Ints]:
+    """Names of the levels, what no answer exceeds (all that fits alone placed, nothing opened or broken), and (C,) how
+    many of each class fit alone.
     """
     units = unit_values(batch, objective)
     names = [name for name, _ in units] + ["opened"] + ["broken"] * spare_devices
-    alone = [
-        min(count, sum(len(k.nodes) * k.fit.get(c, 0) for k in classes)) for c, count in enumerate(batch.count.tolist())
-    ]
-    totals = [sum(u * n for u, n in zip(unit, alone, strict=True)) for _, unit in units]
-    return names, (*totals, *([0] * (1 + spare_devices)))
+    alone = np.zeros(len(batch.cpu), np.int64)
+    for k in classes:
+        for c, most in k.fit.items():
+            alone[c] += len(k.nodes) * most
+    alone = np.minimum(alone, batch.count)
+    totals = [int(np.array(unit, np.int64) @ alone) for _, unit in units]
+    return names, (*totals, *([0] * (1 + spare_devices))), alone
 
 
 def _form(bins: list[Bin]) -> Literal["classes", "nodes", "mixed"]:

@@ -152,45 +152,49 @@ def node_classes(batch: Batch, *, apart: bool = False) -> list[NodeClass]:
     rows = np.stack([np.asarray(c, np.int64) for c in columns], axis=1)
     by_row = np.lexsort(rows.T[::-1])
     breaks = np.flatnonzero(np.any(rows[by_row][1:] != rows[by_row][:-1], axis=1)) + 1
+    members = np.split(by_row, breaks) if len(by_row) else []
+    firsts = np.array([nodes[0] for nodes in members], np.int64)
+    fits = _fits(batch, firsts, ordered[firsts])
     classes = []
-    for nodes in np.split(by_row, breaks):
-        if len(nodes) == 0:
+    for nodes, first, fit_row in zip(members, firsts.tolist(), fits, strict=True):
+        taken = np.flatnonzero(fit_row)
+        if len(taken) == 0:
             continue
-        first = int(nodes[0])
-        gpu = tuple(int(g) for g in ordered[first] if g >= 0)
-        members = {g: int(batch.groups.members[g, first]) for g in limited} if batch.groups is not None else {}
-        fit = _fit(batch, first, gpu, members)
-        if fit:
-            classes.append(
-                NodeClass(
-                    nodes=tuple(sorted(nodes.tolist())),
-                    cpu=int(batch.free_cpu[first]),
-                    mem=int(batch.free_mem[first]),
-                    gpu=gpu,
-                    empty=bool(batch.empty[first]),
-                    fit=fit,
-                    members=members,
-                )
+        limits = {g: int(batch.groups.members[g, first]) for g in limited} if batch.groups is not None else {}
+        classes.append(
+            NodeClass(
+                nodes=tuple(np.sort(nodes).tolist()),
+                cpu=int(batch.free_cpu[first]),
+                mem=int(batch.free_mem[first]),
+                gpu=tuple(g for g in ordered[first].tolist() if g >= 0),
+                empty=bool(batch.empty[first]),
+                fit=dict(zip(taken.tolist(), fit_row[taken].tolist(), strict=True)),
+                members=limits,
             )
+        )
     return sorted(classes, key=lambda c: c.nodes[0])
 
 
-def _fit(batch: Batch, node: int, gpu: tuple[int, ...], members: dict[int, int]) -> dict[int, int]:
-    cpu, mem = int(batch.free_cpu[node]), int(batch.free_mem[node])
-    candidates = np.flatnonzero(
-        (batch.count > 0) & batch.eligible[:, batch.node_type[node]] & (batch.cpu <= cpu) & (batch.mem <= mem)
-    )
-    fit = {}
-    for c in candidates.tolist():
-        most = int(batch.count[c])
-        if batch.cpu[c] > 0:
-            most = min(most, cpu // int(batch.cpu[c]))
-        if batch.mem[c] > 0:
-            most = min(most, mem // int(batch.mem[c]))
-        if batch.gpu_count[c] > 0:
-            most = most_of_one(gpu, int(batch.gpu_count[c]), int(batch.gpu_milli[c]), most)
-        if batch.groups is not None and batch.limit[c] > 0:
-            most = min(most, int(batch.limit[c]) - members[int(batch.groups.group[c])])
-        if most > 0:
-            fit[c] = most
-    return fit
+def _fits(batch: Batch, nodes: Ints, gpu: NDArray[np.int32]) -> Ints:
+    """(nodes, C) how many of each class alone each of these nodes takes, at most the count of the class.
+
+    ``gpu`` (nodes, D): what their devices have left, largest first.
+    """
+    cpu, mem = batch.free_cpu[nodes][:, None], batch.free_mem[nodes][:, None]
+    open_to = batch.eligible[:, batch.node_type[nodes]].T & (batch.cpu <= cpu) & (batch.mem <= mem)
+    most = np.where(open_to, batch.count, 0)
+    for sizes, room in ((batch.cpu, cpu), (batch.mem, mem)):
+        most = np.where(sizes > 0, np.minimum(most, room // np.maximum(1, sizes)), most)
+    for c in np.flatnonzero((batch.gpu_count > 0) & (batch.count > 0)).tolist():
+        count, milli = int(batch.gpu_count[c]), int(batch.gpu_milli[c])
+        slots = np.maximum(gpu, 0) // milli
+        most[:, c] = np.minimum(most[:, c], slots.sum(axis=1) // count)
+        if count > 1:
+            for i in np.flatnonzero(most[:, c]).tolist():
+                left = tuple(g for g in gpu[i].tolist() if g >= 0)
+                most[i, c] = most_of_one(left, count, milli, int(most[i, c]))
+    if batch.groups is not None:
+        for c in np.flatnonzero(batch.limit > 0).tolist():
+            room = batch.limit[c] - batch.groups.members[batch.groups.group[c], nodes]
+            most[:, c] = np.minimum(most[:, c], room)
+    return np.maximum(most, 0)

@@ -45,33 +45,31 @@ def relaxation(batch: Batch, node_class: NodeClass, *, opened: int | None = None
     ``opened``: the fewest of its nodes that may be in use where that varies; by default all are.
     """
     fit = sorted(node_class.fit)
-    counts = batch.count[fit].tolist()
+    counts = batch.count[fit]
     in_use = len(node_class.nodes) if opened is None else opened
-    rows: dict[tuple[int, ...], int] = {}
-
-    def add(coefficients: list[int], room: int) -> None:
-        # Rows that all requests together do not fill cannot bind.
-        if sum(a * n for a, n in zip(coefficients, counts, strict=True)) > room * in_use:
-            key = tuple(coefficients)
-            rows[key] = min(room, rows.get(key, room))
-
+    steps = np.arange(2, STEPS + 2)
+    coefficients, rooms = [], []
     for sizes, room in ((batch.cpu[fit], node_class.cpu), (batch.mem[fit], node_class.mem)):
-        for s in {1, *(room // (q + 1) + 1 for q in range(1, STEPS + 1))}:
-            add((sizes // s).tolist(), room // s)
+        s = np.concatenate([[1], room // steps + 1])
+        coefficients.append(sizes // s[:, None])
+        rooms.append(room // s)
     milli, count = batch.gpu_milli[fit], batch.gpu_count[fit]
     if count.any():
         # Every size of a share is tried: there are few, and each may be the one that fits badly.
-        steps = {1, *(WHOLE // (q + 1) + 1 for q in range(1, STEPS + 1)), *milli[count > 0].tolist()}
-        for s in sorted(steps):
-            add((count * (milli // s)).tolist(), sum(left // s for left in node_class.gpu))
-    for i, c in enumerate(fit):
-        add([int(i == j) for j in range(len(fit))], node_class.fit[c])
-    return Relaxation(
-        len(node_class.nodes),
-        fit,
-        np.array(list(rows), np.float64).reshape(len(rows), len(fit)),
-        np.array(list(rows.values()), np.float64),
-    )
+        s = np.unique(np.concatenate([[1], WHOLE // steps + 1, milli[count > 0]]))
+        coefficients.append(count * (milli // s[:, None]))
+        rooms.append((np.array(node_class.gpu, np.int64) // s[:, None]).sum(axis=1))
+    coefficients.append(np.eye(len(fit), dtype=np.int64))
+    rooms.append(np.array([node_class.fit[c] for c in fit], np.int64))
+    all_rows, all_rooms = np.concatenate(coefficients), np.concatenate(rooms)
+    # Rows that all requests together do not fill cannot bind.
+    binding = all_rows @ counts > all_rooms * in_use
+    smallest: dict[bytes, tuple[int, int]] = {}
+    for i, room in zip(np.flatnonzero(binding).tolist(), all_rooms[binding].tolist(), strict=True):
+        key = all_rows[i].tobytes()
+        smallest[key] = min(smallest.get(key, (room, i)), (room, i))
+    kept = [i for _, i in smallest.values()]
+    return Relaxation(len(node_class.nodes), fit, all_rows[kept].astype(np.float64), all_rooms[kept].astype(np.float64))
 
 
 def coarse(batch: Batch, most: int) -> tuple[Batch, NDArray[np.int64]]:
