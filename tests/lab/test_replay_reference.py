@@ -1,6 +1,7 @@
 """The compiled replay makes the very decisions of the plain reference: every policy, every feature."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from gpve_sim.driver import Settings, replay_trace
 from gpve_sim.kernel import tables as t
@@ -10,6 +11,7 @@ from gpve_sim.workload import NodeEvents, node_events
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from gpve.model import Guests, Nodes
 from gpve.scheduler.cluster import INDEX_BYTES
 from gpve.scheduler.policy import NAMES, load
 from tests.lab.loads import load_of_size
@@ -75,6 +77,49 @@ def compare(guests, nodes, policy, queue="drop", departs=True, seed=0, events=()
 
 def _tracked(replayed, group):
     return group >= 0 and bool((replayed.requests.rules["group"] == group).any())
+
+
+def small_world(arrival, departure, add_s, gpu_milli=None):
+    """Guests of 1 CPU and nodes of 4, with a GPU each where the guests ask for parts of one."""
+    count, shares = len(arrival), np.zeros(len(arrival)) if gpu_milli is None else np.array(gpu_milli)
+    amount = len(add_s)
+    guests = Guests(
+        ids=pa.array([f"g{i}" for i in range(count)]),
+        kind=np.zeros(count, dtype=np.uint8),
+        arrival_s=np.array(arrival),
+        departure_s=np.array(departure),
+        cpu_milli=np.full(count, 1000),
+        memory_mib=np.full(count, 512),
+        gpu_count=(shares > 0).astype(np.int32),
+        gpu_milli=shares.astype(np.int32),
+    )
+    cluster = Nodes(
+        names=tuple(f"n{i}" for i in range(amount)),
+        cpu_milli=np.full(amount, 4000),
+        memory_mib=np.full(amount, 4096),
+        gpu_count=np.full(amount, int(shares.any()), dtype=np.int32),
+        gpu_model=np.full(amount, 0 if shares.any() else -1, dtype=np.int32),
+        gpu_model_names=("T4",),
+        add_s=np.array(add_s),
+    )
+    return guests, cluster
+
+
+@pytest.mark.parametrize("queue", ["wait", "backfill"])
+@pytest.mark.parametrize("guests", [1, 3])
+def test_node_after_node_fails(queue, guests):
+    """Guests that start late and lose one node after the other: the heap of their ends stays as long as it is."""
+    trace, nodes = small_world([0.0] * guests, [50.0 + i for i in range(guests)], add_s=[3.0] * 12)
+    failures = [(4.0 + i, t.FAIL, i) for i in range(11)]
+    replayed = compare(trace, nodes, "first-fit", queue, events=failures)
+    assert replayed.run.log[: replayed.run.at[t.A_LOG], 3].tolist().count(t.EVICTED) == 11 * guests
+
+
+def test_guests_that_end_together_leave_in_the_order_of_the_trace():
+    """One started late (its end was moved), one did not: what lies between their departures counts in the peaks."""
+    trace, nodes = small_world([0.0, 4.0], [5.0, 8.0], gpu_milli=[300, 700], add_s=[3.0])
+    replayed = compare(trace, nodes, "first-fit", "wait")
+    assert replayed.run.peak[t.FRAGMENTATION] == pytest.approx(0.5 * 300)
 
 
 @pytest.mark.parametrize("policy", NAMES)

@@ -1,52 +1,20 @@
 """Steps of a replay that decides arrivals in batches: the loop over batches is Python (`gpve_sim.batched`)."""
 
-from gpve.scheduler.compiled import entry
+from gpve.scheduler.compiled import entry, kernel
 from gpve.scheduler.place import claim, draw_of, release
-from gpve_sim.kernel.heap import pop
-from gpve_sim.kernel.loop import (
-    NEVER,
-    advance,
-    begin_run,
-    fail,
-    leave,
-    log,
-    node_event,
-    row_now,
-    rule_of,
-    runs,
-    seek,
-)
+from gpve_sim.kernel.guests import NEVER, begin_run, depart, next_departure, rule_of, seek
+from gpve_sim.kernel.loop import log_room, next_arrival, take_arrival
 from gpve_sim.kernel.measure import peaks
-from gpve_sim.kernel.tables import (
-    A_ARRIVAL,
-    A_DEPARTURE,
-    A_ENDS,
-    A_FAILED,
-    A_LOG,
-    A_NODE_EVENT,
-    DONE,
-    DROP,
-    EXPIRED,
-    LOG_FULL,
-    QUEUED,
-    RUNNING,
-    STARTED,
-    WAITING,
-)
+from gpve_sim.kernel.nodes import next_node_event, take_node_event
+from gpve_sim.kernel.queue import give_up, unqueue
+from gpve_sim.kernel.records import advance, fail, log, row_now
+from gpve_sim.kernel.tables import DONE, DROP, LOG_FULL, QUEUED, STARTED, WAITING
 
 
 @entry
 def next_release(load, run):
     """Time of the next departure or node event; infinity if there is none."""
-    at = run.at
-    time = NEVER
-    if at[A_DEPARTURE] < load.departures.shape[0]:
-        time = load.departure[load.departures[at[A_DEPARTURE]]]
-    if at[A_ENDS] > 0:
-        time = min(time, run.end_keys[0])
-    if at[A_NODE_EVENT] < load.event_time.shape[0]:
-        time = min(time, load.event_time[at[A_NODE_EVENT]])
-    return time
+    return min(next_departure(load, run)[0], next_node_event(load, run))
 
 
 @entry
@@ -56,59 +24,27 @@ def until(state, policy, load, run, time, arrivals):
     The order at equal times is that of `gpve_sim.kernel.loop.replay`. Returns `LOG_FULL` if the log must be made wider
     first; then it is to be called again.
     """
-    at = run.at
     while True:
-        most = 4
-        if load.event_time.shape[0] > 0:
-            most += 2 * int(run.now[RUNNING])
-        if run.log.shape[0] - at[A_LOG] < most:
+        if not log_room(load, run):
             return LOG_FULL
-        t_departure = NEVER
-        from_heap = False
-        if at[A_DEPARTURE] < load.departures.shape[0]:
-            t_departure = load.departure[load.departures[at[A_DEPARTURE]]]
-        if at[A_ENDS] > 0 and run.end_keys[0] < t_departure:
-            t_departure = run.end_keys[0]
-            from_heap = True
-        t_node = load.event_time[at[A_NODE_EVENT]] if at[A_NODE_EVENT] < load.event_time.shape[0] else NEVER
-        t_arrival = NEVER
-        g = -1
-        if at[A_ARRIVAL] < arrivals:
-            g = load.order[at[A_ARRIVAL]] if load.order.shape[0] > 0 else at[A_ARRIVAL]
-            t_arrival = load.arrival[g]
+        t_departure, from_heap = next_departure(load, run)
+        t_node = next_node_event(load, run)
+        t_arrival, g = next_arrival(load, run, arrivals)
         now = min(min(t_departure, t_node), t_arrival)
         if now == NEVER or now > time:
             if time < NEVER:
                 advance(load, run, time)
             return DONE
         if t_departure == now:
-            if from_heap:
-                g = run.end_guests[0]
-                pop(run.end_keys, run.end_guests, at[A_ENDS])
-                at[A_ENDS] -= 1
-                ends = run.node_now[g] >= 0 and run.end[g] == now
-            else:
-                g = load.departures[at[A_DEPARTURE]]
-                at[A_DEPARTURE] += 1
-                ends = runs(load, run, g)
-            if ends:
-                advance(load, run, now)
-                leave(state, policy, load, run, g, False)
-                run.end[g] = -NEVER
-            continue
-        advance(load, run, now)
-        if t_node == now:
-            at[A_NODE_EVENT] += 1
+            depart(state, policy, load, run, now, from_heap)
+        elif t_node == now:
             # Nodes join and are drained; neither asks what becomes of a guest that does not fit.
-            node_event(state, policy, load, run, at[A_NODE_EVENT] - 1, DROP)
+            take_node_event(state, policy, load, run, DROP)
+        else:
+            take_arrival(state, load, run, g, now)
+            run.waits[g] = 1
+            run.now[WAITING] += 1
             peaks(run)
-            continue
-        at[A_ARRIVAL] += 1
-        cls = state.classes[load.request_class[g]]
-        run.clock[1] += cls.gpu_count * cls.gpu_milli
-        run.waits[g] = 1
-        run.now[WAITING] += 1
-        peaks(run)
 
 
 @entry
@@ -132,14 +68,18 @@ def attempt(state, policy, load, guests, nodes, devices):
             release(state, keep, keeps, load.request_class[g], rule_of(load, g), nodes[i], devices[i])
 
 
+@kernel
+def _start_waiting(state, policy, load, run, g, n, draw, devices, time):
+    unqueue(run, g)
+    begin_run(state, policy, load, run, g, n, time, draw, devices)
+    if time > load.arrival[g]:
+        log(run, time, g, n, STARTED, 0)
+
+
 @entry
 def put(state, policy, load, run, g, n, devices, time):
     """Waiting guest ``g`` starts at ``time`` on node ``n`` and these devices (bits; 0: the policy's choice)."""
-    run.waits[g] = 0
-    run.now[WAITING] -= 1
-    begin_run(state, policy, load, run, g, n, time, draw_of(policy[5], g), devices)
-    if time > load.arrival[g]:
-        log(run, time, g, n, STARTED, 0)
+    _start_waiting(state, policy, load, run, g, n, draw_of(policy[5], g), devices, time)
 
 
 @entry
@@ -149,19 +89,14 @@ def settle_alone(state, policy, load, run, g, time):
     n = seek(state, policy, load, g, draw, False)
     if n < 0:
         return -n
-    run.waits[g] = 0
-    run.now[WAITING] -= 1
-    begin_run(state, policy, load, run, g, n, time, draw, 0)
-    if time > load.arrival[g]:
-        log(run, time, g, n, STARTED, 0)
+    _start_waiting(state, policy, load, run, g, n, draw, 0, time)
     return 0
 
 
 @entry
 def drop(run, g, time, reason):
     """Waiting guest ``g`` fits nowhere, and goes."""
-    run.waits[g] = 0
-    run.now[WAITING] -= 1
+    unqueue(run, g)
     fail(run, g, time, reason)
 
 
@@ -174,11 +109,7 @@ def queue(run, g, time, reason):
 @entry
 def expire(run, g, time, reason):
     """Waiting guest ``g`` gives up at its deadline."""
-    run.waits[g] = 0
-    run.now[WAITING] -= 1
-    run.at[A_FAILED] += 1
-    run.reasons[reason] += 1
-    log(run, time, g, -1, EXPIRED, reason)
+    give_up(run, g, time, reason)
 
 
 @entry
