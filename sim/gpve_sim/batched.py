@@ -3,14 +3,17 @@
 For each batch a heuristic (FGD where there are GPUs, else best-fit) places the guests one by one; its answer is given
 back and becomes the hint of `gpve.scheduler.optimize.place.place_batch`, whose answer is never worse. Guests start
 when they are decided and keep their lifetime. What the batch leaves out, the heuristic tries once more (it also gives
-the reason), then it is dropped or waits for the next batch: with batches, ``wait`` and ``backfill`` are the same.
+the reason), then it is dropped or waits for the next batch. With the queue mode ``wait`` nobody passes the first that
+does not fit: of each batch as many of the first guests are placed as the optimizer can place together, at least as
+many as the heuristic would.
+
 Where guests depart, what counts after the guests placed is to open few empty nodes, which then may be off. Where none
 departs every node is needed sooner or later, and to fill those that run first only leaves fragments (measured: 87 %
 of the GPUs of ``generated/openb-like`` placed, where FGD alone places 95 %): there it does not count.
 
 Guests of higher priority stand first in a batch, then those who arrived first; a deadline is looked at when a batch is
 decided. Guests with group rules, and those that ask for devices but for nothing of them, are left to the heuristic,
-before the rest of their batch.
+before the rest of their batch (with ``wait``, in their turn).
 
 State, claims and records are those of the compiled loop: `gpve_sim.kernel.batch` has the steps.
 """
@@ -30,9 +33,9 @@ from gpve.model.reasons import Reason
 from gpve.scheduler.cluster import check_models, state_of
 from gpve.scheduler.columns import SCORED, State
 from gpve.scheduler.fragmentation import Typical, typical_requests
-from gpve.scheduler.optimize.check import worth
-from gpve.scheduler.optimize.place import place_batch
-from gpve.scheduler.optimize.problem import Assignment
+from gpve.scheduler.optimize.check import Objective, worth
+from gpve.scheduler.optimize.place import Placement, place_batch
+from gpve.scheduler.optimize.problem import Assignment, Batch
 from gpve.scheduler.policy import Policy, load
 from gpve.scheduler.requests import Requests, requests_of
 from gpve_sim.best_possible import batch_of, objective_of
@@ -40,32 +43,24 @@ from gpve_sim.driver import MODES, Progress, Replayed, Settings, sampling
 from gpve_sim.kernel import batch as steps
 from gpve_sim.kernel import tables as t
 from gpve_sim.kernel.loop import finish, start
-from gpve_sim.policies import OR_TOOLS
+from gpve_sim.policies import OR_TOOLS, Batching
 from gpve_sim.trace import Trace
 from gpve_sim.workload import load_of, node_events, run_of
+
+Rows = NDArray[np.int64]
+"""Rows of guests, in the order in which they are served."""
+Flags = NDArray[np.bool_]
 
 BATCH_SIZE = 50
 """Arrivals of one batch where nothing departs."""
 WINDOW_S = 60.0
 """Seconds of one batch where guests depart."""
-DETERMINISTIC_LIMIT = 0.1
-"""CP-SAT's own measure of work, for one batch."""
-
-
-@dataclass(frozen=True)
-class Batching:
-    """How arrivals are gathered; the default depends on whether guests depart."""
-
-    window_s: float | None = None
-    size: int | None = None
-    deterministic_limit: float = DETERMINISTIC_LIMIT
-    spare_nodes: bool | None = None
-    """Whether to open few empty nodes counts; None: where guests depart."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What one batch came to; the levels are those of `check.worth`, to be maximised."""
+    """What one batch came to; the levels are those of `check.worth`, to be maximised. With the queue mode ``wait`` the
+    first is the number of guests placed without passing one."""
 
     time_s: float
     guests: int
@@ -85,7 +80,7 @@ class _Replay:
     run: t.Run
     requests: Requests
     priority: NDArray[np.int32] | None
-    drops: bool
+    queue: str
     limit: float
     spare_nodes: bool
     queued: set[int] = field(default_factory=set)
@@ -103,8 +98,8 @@ class _Replay:
         wider[: self.run.at[t.A_LOG]] = self.run.log[: self.run.at[t.A_LOG]]
         self.run = self.run._replace(log=wider)
 
-    def waiting(self) -> NDArray[np.int64]:
-        """Rows of the guests that wait, in the order in which they are served."""
+    def waiting(self) -> Rows:
+        """The guests that wait."""
         rows = np.flatnonzero(self.run.waits)
         by_arrival = self.load.rank[rows]
         return rows[np.lexsort((by_arrival, -self.priority[rows] if self.priority is not None else by_arrival))]
@@ -114,7 +109,7 @@ class _Replay:
         guests = self.waiting()
         if int(self.run.at[t.A_LOG]) + 2 * len(guests) + 4 > len(self.run.log):
             self._widen(2 * len(self.run.log) + 2 * len(guests) + 4)
-        if not self.drops and len(self.load.deadline):
+        if self.queue != "drop" and len(self.load.deadline):
             for g in guests[self.load.deadline[guests] < time_s].tolist():
                 steps.expire(self.run, g, time_s, int(Reason.DEADLINE))
             guests = guests[self.run.waits[guests] == 1]
@@ -122,54 +117,115 @@ class _Replay:
         alone = (classes["gpu_count"] > 0) & (classes["gpu_milli"] == 0)
         if len(self.requests.rule_of_guest):
             alone |= self.requests.rule_of_guest[guests] >= 0
-        reasons = self._one_by_one(guests[alone], time_s)
-        together = guests[~alone]
-        if len(together):
-            self._place(together, time_s)
-        reasons |= self._one_by_one(together[self.run.waits[together] == 1], time_s)
+        reasons = (self._in_turn if self.queue == "wait" else self._in_any_order)(guests, alone, time_s)
         for g, reason in reasons.items():
-            if self.drops:
+            if self.queue == "drop":
                 steps.drop(self.run, g, time_s, reason)
             elif g not in self.queued:
                 self.queued.add(g)
                 steps.queue(self.run, g, time_s, reason)
 
-    def _one_by_one(self, guests: NDArray[np.int64], time_s: float) -> dict[int, int]:
+    def _in_any_order(self, guests: Rows, alone: Flags, time_s: float) -> dict[int, int]:
+        """Place as much as there is room for; the reasons of those left, by row."""
+        reasons = self._one_by_one(guests[alone], time_s)
+        together = guests[~alone]
+        if len(together):
+            batch = self._batch(together)
+            hint, objective = self._hint(together), objective_of(self.state)
+            placed = self._optimized(batch, hint, objective)
+            before, after = (worth(batch, a, objective, False) for a in (hint, placed.assignment))
+            self._note(time_s, len(together), before, after, placed.status, placed.gap)
+            self._begin(together, placed.assignment, time_s)
+        return reasons | self._one_by_one(together[self.run.waits[together] == 1], time_s)
+
+    def _in_turn(self, guests: Rows, alone: Flags, time_s: float) -> dict[int, int]:
+        """Place the first guests, up to the first that does not fit; its reason, and none (0) for those behind it."""
+        at = 0
+        while at < len(guests):
+            together = guests[at : at + int(np.argmax(np.append(alone[at:], True)))]
+            if len(together):
+                at += self._place_first(together, time_s)
+            if at < len(guests):
+                refused = self._one_by_one(guests[at : at + 1], time_s)
+                if refused:
+                    return refused | dict.fromkeys(guests[at + 1 :].tolist(), 0)
+                at += 1
+        return {}
+
+    def _place_first(self, guests: Rows, time_s: float) -> int:
+        """Place as many of the first guests as is found, by bisection; how many."""
+        hint = self._hint(guests)
+        by_hint = int(np.argmax(np.append(hint.node, -1) < 0))
+        placed: Placement | None = None
+        count, trial = by_hint, len(guests)
+        fails = impossible = len(guests) + 1
+        while fails - count > 1:
+            tried = self._optimized(self._batch(guests[:trial]), _first(hint, trial), "guests")
+            if (tried.assignment.node >= 0).all():
+                count, placed = trial, tried
+            else:
+                fails = trial
+                if tried.levels[0].bound is not None and tried.levels[0].bound < trial:
+                    impossible = trial
+            trial = (count + fails) // 2
+        if count == 0:
+            proven = impossible == 1
+            self._note(time_s, len(guests), (0, 0), (0, 0), "optimal" if proven else "heuristic", float(not proven))
+            return 0
+        if placed is None:
+            placed = self._optimized(self._batch(guests[:count]), _first(hint, count), "guests")
+        before = worth(self._batch(guests[:by_hint]), _first(hint, by_hint), "guests", False) if by_hint else (0, 0)
+        after = worth(self._batch(guests[:count]), placed.assignment, "guests", False)
+        status, gap = placed.status, placed.gap
+        if count < impossible - 1:
+            status = "feasible" if count > by_hint else "heuristic"
+            gap = (impossible - 1 - count) / (impossible - 1)
+        self._note(time_s, len(guests), before, after, status, gap)
+        self._begin(guests[:count], placed.assignment, time_s)
+        return count
+
+    def _one_by_one(self, guests: Rows, time_s: float) -> dict[int, int]:
         """Place these by the heuristic; the reasons of those that fit nowhere."""
         found = {
             g: int(steps.settle_alone(self.state, self.policy, self.load, self.run, g, time_s)) for g in guests.tolist()
         }
         return {g: reason for g, reason in found.items() if reason}
 
-    def _place(self, guests: NDArray[np.int64], time_s: float) -> None:
-        """Place these together."""
+    def _hint(self, guests: Rows) -> Assignment:
+        """What the heuristic would do with these, one by one."""
         nodes, bits = np.full(len(guests), -1, np.int64), np.zeros(len(guests), np.int64)
         kept = self.state.nodes["state"].copy()
         steps.attempt(self.state, self.policy, self.load, guests, nodes, bits)
         self.state.nodes["state"] = kept
+        return Assignment(nodes, tuple(_devices(b) for b in bits.tolist()))
+
+    def _batch(self, guests: Rows) -> Batch:
         batch = batch_of(self.state, self.requests, guests, empty=False)
-        if not self.spare_nodes:
-            batch = replace(batch, empty=np.zeros_like(batch.empty))
-        hint = Assignment(nodes, tuple(_devices(b) for b in bits.tolist()))
-        objective = objective_of(self.state)
+        return batch if self.spare_nodes else replace(batch, empty=np.zeros_like(batch.empty))
+
+    def _optimized(self, batch: Batch, hint: Assignment, objective: Objective) -> Placement:
         placed = place_batch(batch, hint, objective=objective, deterministic_limit=self.limit)
         self.deterministic_time += placed.deterministic_time
         self.fuses += placed.fuse_blown
-        self.decisions.append(
-            Decision(
-                time_s,
-                len(guests),
-                worth(batch, hint, objective, False),
-                worth(batch, placed.assignment, objective, False),
-                placed.status,
-                placed.gap,
-            )
-        )
+        return placed
+
+    def _note(
+        self, time_s: float, guests: int, before: tuple[int, ...], after: tuple[int, ...], status: str, gap: float
+    ) -> None:
+        self.decisions.append(Decision(time_s, guests, before, after, status, gap))
+
+    def _begin(self, guests: Rows, assignment: Assignment, time_s: float) -> None:
+        """Start those that got a node."""
         for i, g in enumerate(guests.tolist()):
-            n = int(placed.assignment.node[i])
+            n = int(assignment.node[i])
             if n >= 0:
-                devices = sum(1 << d for d in placed.assignment.devices[i])
+                devices = sum(1 << d for d in assignment.devices[i])
                 steps.put(self.state, self.policy, self.load, self.run, g, n, devices, time_s)
+
+
+def _first(assignment: Assignment, count: int) -> Assignment:
+    """Of the first ``count`` requests."""
+    return Assignment(assignment.node[:count], assignment.devices[:count])
 
 
 def _devices(bits: int) -> tuple[int, ...]:
@@ -212,10 +268,9 @@ def replay_batched(
     run = run_of(arrays, state, mode=t.BACKFILL, rows=rows)
     policy = (*heuristic.compiled, heuristic.uniform, heuristic.keeps, settings.seed)
     start(state, policy, arrays, run)
-    drops = settings.queue == "drop"
     spare_nodes = departs if batching.spare_nodes is None else batching.spare_nodes
     limit = batching.deterministic_limit
-    replay = _Replay(state, policy, arrays, run, requests, guests.priority, drops, limit, spare_nodes)
+    replay = _Replay(state, policy, arrays, run, requests, guests.priority, settings.queue, limit, spare_nodes)
     started = time.perf_counter()
     times = np.sort(guests.arrival_s)
     if len(times):

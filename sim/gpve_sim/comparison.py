@@ -17,8 +17,9 @@ from gpve.scheduler.fragmentation import typical_requests
 from gpve.scheduler.policy import Policy
 from gpve_sim.best_possible import Moment, Most, fewest_possible, most_possible
 from gpve_sim.catalogue import load, load_nodes
-from gpve_sim.driver import Replayed, Settings, replay_trace
-from gpve_sim.policies import find_policy
+from gpve_sim.driver import Replayed, Settings
+from gpve_sim.experiment import replay_under
+from gpve_sim.policies import Batching, find_decider
 from gpve_sim.results import capacity, digest, has_gpus, summary, timeline
 from gpve_sim.streams import stream
 from gpve_sim.trace import Trace
@@ -64,7 +65,7 @@ MEASURES = (
 class Case:
     """One run of a comparison."""
 
-    policy: Policy
+    policy: Policy | Batching
     cluster: str
     nodes: Nodes
     seed: int
@@ -158,7 +159,7 @@ def vary(trace: Trace, nodes: Nodes, seed: int, varied: Sequence[str], departs: 
 
 def compare(
     trace: str | Trace,
-    policies: Sequence[str | Policy],
+    policies: Sequence[str | Policy | Batching],
     *,
     clusters: Sequence[str | Nodes] | None = None,
     seeds: int | Sequence[int] = 5,
@@ -177,7 +178,7 @@ def compare(
     each is from the best possible (with departures: on the first seed only). Raises `InputError`.
     """
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    chosen = [find_policy(p) if isinstance(p, str) else p for p in policies]
+    chosen = [find_decider(p) if isinstance(p, str) else p for p in policies]
     if not chosen or not seeds:
         raise InputError("a comparison needs at least one policy and one seed")
     unknown = set(varied) - set(VARY)
@@ -189,7 +190,8 @@ def compare(
     departs = first.departures if departures is None else departures and first.departures
     cases = [Case(p, name, nodes, seed) for seed in seeds for name, nodes in named for p in chosen]
     for policy in chosen:
-        _ = policy.compiled  # errors before any run, and no thread compiles for another
+        if isinstance(policy, Policy):
+            _ = policy.compiled  # errors before any run, and no thread compiles for another
     settings = Settings(queue=queue, departures=departs)
     most = _Bounds(traces)
     done = 0
@@ -199,7 +201,7 @@ def compare(
         nonlocal done
         original = traces.get(case.seed)
         varied_trace, nodes = vary(original, case.nodes, case.seed, varied, departs)
-        replayed = replay_trace(
+        replayed = replay_under(
             varied_trace,
             case.policy,
             nodes=nodes,

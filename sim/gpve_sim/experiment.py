@@ -1,19 +1,24 @@
 """One run told by names and paths: what the command line, run.json, comparisons and sweeps share."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gpve.model.columns import Nodes
 from gpve.model.errors import InputError
-from gpve.scheduler.fragmentation import typical_requests
+from gpve.scheduler.fragmentation import Typical, typical_requests
+from gpve.scheduler.policy import Policy
 from gpve_sim.catalogue import load, load_nodes
-from gpve_sim.driver import Replayed, Settings, replay_trace
+from gpve_sim.driver import Progress, Replayed, Settings, replay_trace
 from gpve_sim.orders import arrive_in_order, order_nodes, read_names
-from gpve_sim.policies import OR_TOOLS, find_policy
+from gpve_sim.policies import OR_TOOLS, Batching, find_decider
 from gpve_sim.trace import Trace
+
+NO_MOMENT = (
+    f"the policy {OR_TOOLS} decides whole batches, each guest together with the others: there is no moment at which "
+    "the nodes answered for one"
+)
 
 
 @dataclass(frozen=True)
@@ -66,25 +71,38 @@ def inputs(experiment: Experiment) -> tuple[Trace, Nodes, Trace]:
     return replace(trace, sources=sources), nodes, original
 
 
-def run(experiment: Experiment, progress: Callable[[int, int], None] | None = None, limit: int = -1) -> Replayed:
+def run(experiment: Experiment, progress: Progress | None = None, limit: int = -1) -> Replayed:
     """Replay it; ``limit`` stops before that arrival."""
-    optimized = experiment.policy == OR_TOOLS
-    policy = None if optimized else find_policy(experiment.policy)
-    if not optimized and (experiment.batch_window is not None or experiment.batch_size is not None):
+    decider = find_decider(experiment.policy)
+    if isinstance(decider, Batching):
+        if limit >= 0:
+            raise InputError(NO_MOMENT)
+        decider = Batching(experiment.batch_window, experiment.batch_size)
+    elif experiment.batch_window is not None or experiment.batch_size is not None:
         raise InputError(f"batches are decided by the policy {OR_TOOLS} alone; {experiment.policy} decides one by one")
-    if optimized and limit >= 0:
-        raise InputError(f"the policy {OR_TOOLS} decides whole batches: there is no moment of one guest to stop at")
     trace, nodes, original = inputs(experiment)
     departures = experiment.departures
     if departures is None:
         departures = trace.departures
     settings = Settings(queue=experiment.queue, departures=departures, seed=experiment.seed, limit=limit)
     typical = typical_requests(original.guests, nodes.gpu_model_names)
-    if policy is None:
-        from gpve_sim.batched import Batching, replay_batched
+    return replay_under(trace, decider, nodes=nodes, settings=settings, typical=typical, progress=progress)
 
-        batching = Batching(experiment.batch_window, experiment.batch_size)
+
+def replay_under(
+    trace: Trace,
+    decider: Policy | Batching,
+    *,
+    nodes: Nodes,
+    settings: Settings,
+    typical: Typical,
+    progress: Progress | None = None,
+) -> Replayed:
+    """Replay ``trace`` over ``nodes``, decided guest by guest or in batches."""
+    if isinstance(decider, Batching):
+        from gpve_sim.batched import replay_batched  # and with it the optimizer
+
         return replay_batched(
-            trace, nodes=nodes, settings=settings, batching=batching, typical=typical, progress=progress
+            trace, nodes=nodes, settings=settings, batching=decider, typical=typical, progress=progress
         )[0]
-    return replay_trace(trace, policy, nodes=nodes, settings=settings, typical=typical, progress=progress)
+    return replay_trace(trace, decider, nodes=nodes, settings=settings, typical=typical, progress=progress)

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from gpve.model.errors import InputError
 from gpve.scheduler.explain import NearestMiss, explain
-from gpve_sim.experiment import Experiment, inputs, run
+from gpve_sim.experiment import NO_MOMENT, Experiment, inputs, run
+from gpve_sim.policies import OR_TOOLS
 from gpve_sim.results import arrival_order, device_text
 from gpve_sim.workload import sorted_or_order
 
@@ -26,8 +27,13 @@ def read_experiment(directory: Path) -> Experiment:
 
 
 def explain_guest(directory: Path, guest: str, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """What every node answered when ``guest`` arrived, as a dictionary ready for JSON."""
+    """What every node answered when ``guest`` arrived, as a dictionary ready for JSON.
+
+    Raises `InputError` for a guest that the run does not have, and for a run that decided batches.
+    """
     experiment = read_experiment(directory)
+    if experiment.policy == OR_TOOLS:
+        raise InputError(NO_MOMENT)
     trace, nodes, _ = inputs(experiment)
     row = int(pc.index(trace.guests.ids, guest).as_py())
     if row < 0:

@@ -2,13 +2,34 @@
 
 import importlib.util
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from gpve.model.errors import InputError
 from gpve.scheduler.policy import Policy, load, policy
 
 OR_TOOLS = "or-tools"
-"""Decides batches, not guests (`gpve_sim.batched`): no `Policy`, and for ``gpve replay`` alone."""
+"""Decides batches, not guests (`gpve_sim.batched`): no `Policy` but a `Batching`."""
+DETERMINISTIC_LIMIT = 0.1
+"""CP-SAT's own measure of work, for one batch."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """The policy ``or-tools``: how arrivals are gathered; the default depends on whether guests depart."""
+
+    name: ClassVar[str] = OR_TOOLS
+    window_s: float | None = None
+    size: int | None = None
+    deterministic_limit: float = DETERMINISTIC_LIMIT
+    spare_nodes: bool | None = None
+    """Whether to open few empty nodes counts; None: where guests depart."""
+
+
+def find_decider(spec: str) -> Policy | Batching:
+    """As `find_policy`, and ``or-tools`` with its defaults."""
+    return Batching() if spec == OR_TOOLS else find_policy(spec)
 
 
 def find_policy(spec: str) -> Policy:
@@ -17,7 +38,7 @@ def find_policy(spec: str) -> Policy:
     Raises `InputError` for a file that cannot be read or run, with the line at fault, and for a missing name.
     """
     if spec == OR_TOOLS:
-        raise InputError(f"the policy {OR_TOOLS} decides batches: it goes with gpve replay alone")
+        raise InputError(f"the policy {OR_TOOLS} decides batches: it goes with gpve replay, compare and sweep")
     if ":" not in spec and not spec.endswith(".py"):
         return load(spec)
     path, _, name = spec.rpartition(":")

@@ -22,8 +22,9 @@ from gpve.model.errors import InputError
 from gpve.scheduler.fragmentation import typical_requests
 from gpve_sim.catalogue import load, load_nodes
 from gpve_sim.comparison import VARY, measure, vary
-from gpve_sim.driver import MODES, Settings, replay_trace
-from gpve_sim.policies import find_policy
+from gpve_sim.driver import MODES, Settings
+from gpve_sim.experiment import replay_under
+from gpve_sim.policies import find_decider
 from gpve_sim.results import write_atomically
 from gpve_sim.trace import Trace
 
@@ -113,7 +114,7 @@ def read_sweep(path: Path) -> Sweep:
             )
     sweep = Sweep(**values)
     for name in sweep.policies:
-        find_policy(name)
+        find_decider(name)
     return sweep
 
 
@@ -143,9 +144,9 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     nodes = original.nodes if cell.cluster == "default" else load_nodes(cell.cluster)
     departs = original.departures if cell.departures is None else cell.departures and original.departures
     trace, nodes = vary(original, nodes, cell.seed, cell.vary, departs)
-    replayed = replay_trace(
+    replayed = replay_under(
         trace,
-        find_policy(cell.policy),
+        find_decider(cell.policy),
         nodes=nodes,
         settings=Settings(queue=cell.queue, departures=departs, seed=cell.seed),
         typical=typical_requests(original.guests, nodes.gpu_model_names),
