@@ -1,5 +1,6 @@
 """Decisions one by one: the same core, without a trace that is known beforehand. What a server uses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +9,12 @@ from gpve.model.columns import Guests, Nodes
 from gpve.model.errors import InputError
 from gpve.model.reasons import Reason
 from gpve.scheduler.cluster import INDEX_BYTES, eligibility, state_of
-from gpve.scheduler.columns import ERROR, ERROR_NODE, REQUEST_CLASS, State
+from gpve.scheduler.columns import ERROR, ERROR_NODE, FLOOR, REQUEST_CLASS, State
 from gpve.scheduler.compiled import bound, entry
+from gpve.scheduler.explain import explain
 from gpve.scheduler.fragmentation import Typical, typical_requests
-from gpve.scheduler.place import begin, claim, draw_of, find, release, set_open
+from gpve.scheduler.index import evaluate, reason_of
+from gpve.scheduler.place import begin, claim, draw_of, find, release, set_open, take_up
 from gpve.scheduler.policy import Policy
 from gpve.scheduler.requests import ANYWHERE, Terms, requests_of
 
@@ -30,6 +33,27 @@ def _decide(state, policy, c, guest):
     if n < 0:
         return n, np.int64(0)
     return n, claim(state, device, keep, keeps, c, -1, n, draw, 0)
+
+
+@entry
+def _decide_on(state, policy, c, n, guest):
+    """As `_decide`, of node ``n`` alone."""
+    score, device, keep, uniform, keeps, seed = policy
+    draw = draw_of(seed, guest)
+    take_up(state, c, draw)
+    leaf = evaluate(state, score, uniform, c, n)
+    if leaf <= FLOOR:
+        return -reason_of(leaf), np.int64(0)
+    return n, claim(state, device, keep, keeps, c, -1, n, draw, 0)
+
+
+@entry
+def _observe(state, n, free_cpu, free_mem, free_gpu, is_open):
+    state.free_cpu[n] = free_cpu
+    state.free_mem[n] = free_mem
+    for d in range(len(free_gpu)):
+        state.free_gpu[n][d] = free_gpu[d]
+    set_open(state, n, is_open)
 
 
 @entry
@@ -96,15 +120,16 @@ class LiveCluster:
         """The columns, to look at."""
         return self._state
 
-    def place(self, demand: Demand) -> Claim | Reason:
-        """Decide and claim; the `Reason` of the nearest miss if no node fits.
+    def place(self, demand: Demand, only: int | None = None) -> Claim | Reason:
+        """Decide (on node ``only``, if given) and claim; the `Reason` of the nearest miss if no node fits.
 
         Raises `InputError` if the policy returns something that is not a score.
         """
-        c = self._classes.get(demand)
-        if c is None:
-            c = self._new_class(demand)
-        node, devices = self._decide(self._state, self._arguments, c, self._guests)
+        c = self._class_of(demand)
+        if only is None:
+            node, devices = self._decide(self._state, self._arguments, c, self._guests)
+        else:
+            node, devices = _decide_on(self._state, self._arguments, c, only, self._guests)
         self._guests += 1
         if self._state.scalars[ERROR]:
             bad = self.nodes.names[int(self._state.scalars[ERROR_NODE])]
@@ -116,9 +141,23 @@ class LiveCluster:
         """Give back what `place` claimed."""
         self._release(self._state, self._arguments, self._classes[claim.demand], claim.node, claim.devices)
 
+    def observe(self, node: int, free_cpu: int, free_mem: int, free_gpu: Sequence[int], is_open: bool) -> None:
+        """Take over what is free on a node by somebody else's account: milli-CPU, MiB, and gpu_milli of each device."""
+        gpus = self._state.free_gpu[node].copy()
+        gpus[: len(free_gpu)] = free_gpu
+        _observe(self._state, node, free_cpu, free_mem, gpus, int(is_open))
+
+    def reasons(self, demand: Demand) -> dict[Reason, int]:
+        """How many nodes say what to a demand now."""
+        return explain(self._state, self.policy, self._class_of(demand), -1).counts
+
     def set_open(self, node: int, is_open: bool) -> None:
         """Let the node take guests, or not; those on it stay."""
         _set_open(self._state, node, int(is_open))
+
+    def _class_of(self, demand: Demand) -> int:
+        c = self._classes.get(demand)
+        return self._new_class(demand) if c is None else c
 
     def _new_class(self, demand: Demand) -> int:
         """Number a demand that was never asked for; columns grow by doubling."""

@@ -1,0 +1,141 @@
+"""What the flows of guests share: the phase and the row at both ends of a task, quota, the facts, the locks."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gpve.model.phases import GONE, MOVES, allowed
+from gpve.tasks.errors import Forbidden, NotFound, OverQuota
+from gpve.tasks.flow import Body, Command, Context, InStore, Lock, OnNode, Opened
+from gpve.tasks.ledger import Row, Tx
+
+
+class OnGuest(Body):
+    """The body of most operations: the guest's id."""
+
+    guest: int
+
+
+def guest_lock(guest: int) -> Lock:
+    """The lock of a guest."""
+    return Lock(f"guest/{guest}")
+
+
+def on(seen: Context, verb: str, node: str | None = None, **arguments: Any) -> OnNode:
+    """An operation on the guest's node (or another), fenced by the guest."""
+    return OnNode(node or seen.node, verb, {"guest": seen.target, **arguments}, f"guest/{seen.target}")
+
+
+def release(seen: Context, node: str) -> Command:
+    """Give back what the guest claims on a node."""
+    return InStore("release", {"guest": seen.target, "node": node})
+
+
+def unplace(seen: Context) -> Command:
+    """Give back what this task's step ``place`` claimed."""
+    return release(seen, seen.results["place"]["node"])
+
+
+def spec(seen: Context) -> Mapping[str, Any]:
+    """What the guest is made of, as its row says."""
+    found: Mapping[str, Any] = seen.facts["guest"]["spec"]
+    return found
+
+
+def volumes(seen: Context) -> list[dict[str, Any]]:
+    """The guest's volumes: id, pool, size_gib."""
+    found: list[dict[str, Any]] = seen.facts["volumes"]
+    return found
+
+
+def ports(seen: Context) -> list[dict[str, Any]]:
+    """The guest's ports: network, mac."""
+    found: list[dict[str, Any]] = seen.facts["ports"]
+    return found
+
+
+def read(tx: Tx, target: int, body: Any) -> dict[str, Any]:
+    """The facts: the guest's row with its spec read, its volumes and its ports."""
+    guest = tx.get("guest", target)
+    if guest is None:
+        raise NotFound("guest", target)
+    volume_rows = tx.where("volume", guest=target)
+    return {
+        "guest": {**guest, "spec": json.loads(guest["spec"])},
+        "volumes": [{"id": v["id"], "pool": v["pool"], "size_gib": v["size_gib"]} for v in volume_rows],
+        "ports": [{"network": p["network"], "mac": p["mac"]} for p in tx.where("port", guest=target)],
+    }
+
+
+def charge(tx: Tx, project: str, amounts: Mapping[str, int], sign: int) -> None:
+    """Add to what a project uses (+1) or take from it (-1). Raises `OverQuota`."""
+    row = tx.get("quota", project)
+    if row is None:
+        row = {"project": project, "guests": 0, "cpu_milli": 0, "memory_mib": 0}
+        row |= {"guests_limit": None, "cpu_milli_limit": None, "memory_mib_limit": None}
+    after = dict(row)
+    for resource in ("guests", "cpu_milli", "memory_mib"):
+        amount, limit = amounts.get(resource, 0), row[f"{resource}_limit"]
+        if sign > 0 and limit is not None and row[resource] + amount > limit:
+            raise OverQuota(project, resource, row[resource], amount, limit)
+        after[resource] = row[resource] + sign * amount
+    tx.put("quota", after)
+
+
+def charged_for(spec_of_guest: Mapping[str, Any]) -> dict[str, int]:
+    """What a guest counts for in its project's quota."""
+    return {"guests": 1, "cpu_milli": spec_of_guest["cpu_milli"], "memory_mib": spec_of_guest["memory_mib"]}
+
+
+def begin(kind: str, operation: str) -> Callable[[Tx, Any, int], Opened]:
+    """`Flow.open` of an operation on a guest that is there: its phase says so, or forbids it."""
+    move = MOVES[kind][operation]
+
+    def open_(tx: Tx, wish: Any, task: int) -> Opened:
+        guest = tx.get("guest", wish.body.guest)
+        if guest is None or guest["kind"] != kind or guest["project"] != wish.project:
+            raise NotFound(kind, wish.body.guest)
+        if guest["phase"] not in move.before:
+            state = guest["phase"] if guest["task"] is None else f"{guest['phase']} (task {guest['task']})"
+            raise Forbidden(f"{operation} {kind} {guest['id']}", state, allowed(kind, guest["phase"]))
+        tx.put("guest", {**guest, "phase": move.during, "phase_before": guest["phase"], "task": task})
+        return Opened(guest["id"])
+
+    return open_
+
+
+def end(
+    kind: str, operation: str, after: Callable[[Tx, Context, Row], Row] | None = None
+) -> Callable[[Tx, Context, bool], None]:
+    """`Flow.close` of an operation on a guest that is there.
+
+    ``after``: what else changes in its row when it is done.
+    """
+    move = MOVES[kind][operation]
+
+    def close(tx: Tx, seen: Context, done: bool) -> None:
+        guest = tx.get("guest", seen.target)
+        if guest is None:
+            return
+        before = guest["phase_before"]
+        row = {**guest, "phase": move.done(before) if done else before, "phase_before": None, "task": None}
+        if done and after is not None:
+            row = after(tx, seen, row)
+        if row["phase"] == GONE:
+            forget(tx, row)
+            return
+        for claim in tx.where("claim", guest=guest["id"]):
+            tx.put("claim", {**claim, "task": None})
+        tx.put("guest", row)
+
+    return close
+
+
+def forget(tx: Tx, guest: Row) -> None:
+    """Remove a guest's rows and what it counts for."""
+    for port in tx.where("port", guest=guest["id"]):
+        tx.delete("port", guest["id"], port["network"])
+    for volume in tx.where("volume", guest=guest["id"]):
+        tx.delete("volume", volume["id"])
+    tx.delete("guest", guest["id"])
+    charge(tx, guest["project"], charged_for(json.loads(guest["spec"])), -1)

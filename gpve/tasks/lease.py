@@ -1,0 +1,109 @@
+"""Who owns a task: leases of engines, epochs of tasks, and the one way of claiming work, which is also recovery.
+
+An engine is one incarnation of a process with a lease on the store's clock. A task may be claimed when nobody owns it
+or when its owner's lease has run out; the claim gives it a new epoch from one counter of the whole store. Every write
+for a task compares its epoch, so an owner that was only slow finds itself fenced.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from gpve.tasks.advance import Advanced, advance
+from gpve.tasks.errors import CorruptLog
+from gpve.tasks.events import Event, Kind, from_rows, to_row
+from gpve.tasks.flow import Flow, Flows
+from gpve.tasks.ledger import Row, Tx
+from gpve.tasks.state import CLOSED, Status, apply, fold
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A task that was claimed, and how far its first transaction took it."""
+
+    row: Row
+    flow: Flow
+    body: Any
+    advanced: Advanced
+
+
+def beat(tx: Tx, incarnation: str, name: str, lease_s: float) -> bool:
+    """Renew the lease of an engine (or give it its first); False if it had run out: others may own its tasks by now."""
+    row = tx.get("engine", incarnation)
+    alive = row is None or row["lease_until"] > tx.now
+    started = tx.now if row is None else row["started"]
+    tx.put("engine", {"incarnation": incarnation, "name": name, "started": started, "lease_until": tx.now + lease_s})
+    return alive
+
+
+def leave(tx: Tx, incarnation: str) -> None:
+    """End a lease now: what the engine owned is free at once."""
+    tx.delete("engine", incarnation)
+
+
+def free(tx: Tx, row: Row, me: str) -> bool:
+    """Whether ``me`` may claim the task of ``row``: it is open, nobody alive owns it, and it holds all its locks."""
+    if row["status"] in CLOSED or row["status"] == Status.STUCK or row["poison"] is not None:
+        return False
+    if row["owner"] == me:
+        return False
+    if row["owner"] is not None:
+        owner = tx.get("engine", row["owner"])
+        if owner is not None and owner["lease_until"] > tx.now:
+            return False
+    return row["status"] != Status.QUEUED or row["cancel"] is not None or holds_all(tx, row["id"])
+
+
+def holds_all(tx: Tx, task: int) -> bool:
+    """Whether all locks of a task are its own: no task before it (they are numbered as submitted) stands in its way."""
+    for mine in tx.where("lock", task=task):
+        for other in tx.where("lock", resource=mine["resource"]):
+            if other["task"] < task and not (mine["shared"] and other["shared"]):
+                return False
+    return True
+
+
+def take(tx: Tx, flows: Flows, task: int, me: str, seed: int = 0) -> Taken | None:
+    """Claim a task and go on with it; None if it is not to be had (any more), or of a flow unknown here.
+
+    Raises `CorruptLog`; then nothing is written, and `poison` keeps it from being tried for ever.
+    """
+    row = tx.get("task", task)
+    if row is None or not free(tx, row, me):
+        return None
+    flow = flows.of(row)
+    if flow is None:
+        return None
+    try:
+        body = flow.body.model_validate_json(row["body"], strict=False)
+    except ValueError as error:
+        raise CorruptLog(task, f"body: {error}") from error
+    events = from_rows(task, tx.where("event", task=task))
+    if len(events) != row["seq"]:
+        raise CorruptLog(task, f"{row['seq']} events expected, {len(events)} found")
+    try:
+        state = fold(events)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CorruptLog(task, f"{type(error).__name__}: {error}") from error
+    epoch = tx.take("epoch")
+    row = {**row, "owner": me, "epoch": epoch}
+    new = [Event(Kind.CLAIMED, "", tx.now, epoch, {"engine": me})]
+    if not state.began and holds_all(tx, task):
+        facts = flow.read(tx, state.target, body)
+        new.append(Event(Kind.BEGAN, "", tx.now, epoch, {"facts": json.loads(json.dumps(facts))}))
+    for event in new:
+        tx.put("event", to_row(task, state.seq, event))
+        apply(state, event)
+    row = {**row, "seq": state.seq}
+    tx.put("task", row)
+    advanced = advance(tx, flow, row, body, state, taken=True, seed=seed)
+    return Taken(row, flow, body, advanced)
+
+
+def poison(tx: Tx, task: int, me: str, problem: str) -> None:
+    """Set a task aside that cannot be read or driven: a dead letter with an alarm; nothing of its log is altered."""
+    row = tx.get("task", task)
+    if row is None or row["owner"] not in (None, me):
+        return
+    tx.put("task", {**row, "poison": problem, "owner": None})
+    tx.put("alarm", {"task": task, "at": tx.now, "text": problem})

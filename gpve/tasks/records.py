@@ -1,0 +1,102 @@
+"""Changes of the store that steps make: the verbs of `InStore`, and the claim that `Place` writes.
+
+Each is a function (tx, task, arguments) -> result. It raises `Refuse` if it changed nothing and cannot, and it may be
+repeated: what is there already, or gone already, is no error.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpve.tasks.errors import Conflict
+from gpve.tasks.events import encode
+from gpve.tasks.ledger import Row, Tx
+
+
+@dataclass
+class Refuse(Exception):
+    """A change that cannot be made; nothing was changed."""
+
+    reason: str
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The scheduler's answer: ``node``, as it was at ``version``; ``devices``: how many gpu_milli of which device."""
+
+    node: str
+    version: int
+    devices: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class NoFit:
+    """The scheduler's answer when no node fits: how many nodes for which reason."""
+
+    reasons: Mapping[str, int]
+
+
+def claim(tx: Tx, task: int, guest: int, spec: Mapping[str, Any], role: str, decided: Decided) -> dict[str, Any]:
+    """Claim what ``guest`` needs on the node decided on. Raises `Conflict` if the node changed since the decision."""
+    node = tx.get("node", decided.node)
+    if node is None or node["version"] != decided.version or not node["open"]:
+        raise Conflict("node", decided.node)
+    row = {
+        "guest": guest,
+        "node": decided.node,
+        "role": role,
+        "task": task,
+        "cpu_milli": spec["cpu_milli"],
+        "memory_mib": spec["memory_mib"],
+        "gpu_milli": sum(decided.devices.values()),
+        "devices": encode(dict(decided.devices)),
+    }
+    tx.put("claim", row)
+    tx.put("node", charged(node, row, +1))
+    return {"node": decided.node, "devices": dict(decided.devices)}
+
+
+def charged(node: Row, claim_row: Row, sign: int) -> Row:
+    """The node's row with a claim added (+1) or taken away (-1), one version later."""
+    gpus = json.loads(node["used_gpu_milli"])
+    for device, milli in json.loads(claim_row["devices"]).items():
+        gpus[int(device)] += sign * milli
+    return {
+        **node,
+        "used_cpu_milli": node["used_cpu_milli"] + sign * claim_row["cpu_milli"],
+        "used_memory_mib": node["used_memory_mib"] + sign * claim_row["memory_mib"],
+        "used_gpu_milli": encode(gpus),
+        "version": node["version"] + 1,
+    }
+
+
+def release(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Give back the claim of ``guest`` on ``node``."""
+    row = tx.get("claim", arguments["guest"], arguments["node"])
+    if row is None:
+        return {}
+    tx.delete("claim", row["guest"], row["node"])
+    node = tx.get("node", row["node"])
+    if node is not None:
+        tx.put("node", charged(node, row, -1))
+    return {}
+
+
+def follow(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The guest is on ``node`` now: its row, its volumes and the role of its claims say so."""
+    guest = tx.get("guest", arguments["guest"])
+    if guest is None:
+        raise Refuse(f"no guest {arguments['guest']}")
+    tx.put("guest", {**guest, "node": arguments["node"]})
+    for row in tx.where("claim", guest=guest["id"]):
+        role = "placement" if row["node"] == arguments["node"] else "outgoing"
+        tx.put("claim", {**row, "role": role})
+    for volume in tx.where("volume", guest=guest["id"]):
+        tx.put("volume", {**volume, "node": arguments["node"]})
+    return {}
+
+
+VERBS: dict[str, Callable[[Tx, int, Mapping[str, Any]], dict[str, Any]]] = {"release": release, "follow": follow}
+"""What `InStore` commands may name."""

@@ -1,0 +1,224 @@
+"""The state of a task: the fold of its log, and nothing that the log does not say."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from gpve.tasks.events import Event, Kind
+
+
+class Status(StrEnum):
+    """What a list of tasks shows."""
+
+    QUEUED = "queued"
+    """Waits for its locks or for an engine."""
+    RUNNING = "running"
+    WAITING = "waiting"
+    """Waits until a node fits."""
+    UNDOING = "undoing"
+    STUCK = "stuck"
+    DONE = "done"
+    UNDONE = "undone"
+
+
+CLOSED = (Status.DONE, Status.UNDONE)
+
+
+class At(StrEnum):
+    """Where a step stands."""
+
+    IDLE = "idle"
+    SENT = "sent"
+    """Its command was, or may have been, sent, and its outcome is open."""
+    DONE = "done"
+    SKIPPED = "skipped"
+    REFUSED = "refused"
+    """The last attempt is known to have changed nothing."""
+    UNDOING = "undoing"
+    UNDONE = "undone"
+
+
+@dataclass
+class StepState:
+    """One step of one task."""
+
+    at: At = At.IDLE
+    attempts: int = 0
+    """In the present direction."""
+    since: float = 0.0
+    """First attempt in the present direction."""
+    retry_at: float = 0.0
+    """Not before this time."""
+    completed: int = -1
+    """Position in the log at which its forward direction last moved: what reverse order means."""
+    result: dict[str, Any] | None = None
+    reached: bool = False
+    """Some attempt may have reached a node: at least a tombstone is due, against a copy that comes late."""
+    doubt: bool = False
+    """Some attempt ended without a known outcome: its undo is due, whatever a later attempt answered."""
+    tombstone: bool = False
+    """Its undo under way only forbids what may still come: nothing is there."""
+    failed: str | None = None
+    """Why its forward direction is over without success."""
+    gave_up: str | None = None
+    """Why its undo (or, after the commit point, its forward direction) rests until an operator resumes it."""
+
+    def copy(self) -> "StepState":
+        """A copy that can be folded further; results are never changed in place."""
+        return StepState(
+            self.at,
+            self.attempts,
+            self.since,
+            self.retry_at,
+            self.completed,
+            self.result,
+            self.reached,
+            self.doubt,
+            self.tombstone,
+            self.failed,
+            self.gave_up,
+        )
+
+
+@dataclass
+class TaskState:
+    """A task, folded up to some event."""
+
+    target: Any = None
+    status: Status = Status.QUEUED
+    seq: int = 0
+    """Number of events folded."""
+    epoch: int = 0
+    began: bool = False
+    submitted_at: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    steps: dict[str, StepState] = field(default_factory=dict)
+    cancel: str | None = None
+    cancel_answered: bool = False
+    failed: str | None = None
+    """Why it is undone."""
+    waiting: dict[str, int] | None = None
+    """Reasons why no node fits, with counts, as last recorded."""
+
+    def step(self, name: str) -> StepState:
+        """The state of a step."""
+        found = self.steps.get(name)
+        if found is None:
+            found = self.steps[name] = StepState()
+        return found
+
+    def copy(self) -> "TaskState":
+        """A copy that can be folded further."""
+        return TaskState(
+            self.target,
+            self.status,
+            self.seq,
+            self.epoch,
+            self.began,
+            self.submitted_at,
+            self.facts,
+            {name: step.copy() for name, step in self.steps.items()},
+            self.cancel,
+            self.cancel_answered,
+            self.failed,
+            self.waiting,
+        )
+
+    @property
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Results of the steps that were done, by name, in whichever direction the task goes by now."""
+        return {name: step.result for name, step in self.steps.items() if step.result is not None}
+
+
+def fold(events: Iterable[Event]) -> TaskState:
+    """The state after all events."""
+    state = TaskState()
+    for event in events:
+        apply(state, event)
+    return state
+
+
+def apply(state: TaskState, event: Event) -> None:
+    """Fold one more event."""
+    data = event.data
+    step = state.step(event.step) if event.step else None
+    match event.kind:
+        case Kind.SUBMITTED:
+            state.target = data["target"]
+            state.submitted_at = event.at
+        case Kind.CLAIMED:
+            state.epoch = event.epoch
+            for other in state.steps.values():
+                # What the owner before may have sent, nobody knows.
+                other.doubt |= other.at is At.SENT
+        case Kind.BEGAN:
+            state.began = True
+            state.facts = data["facts"]
+            state.status = Status.RUNNING
+        case Kind.WAITING:
+            state.waiting = data["reasons"]
+            state.status = Status.WAITING
+        case Kind.CANCEL:
+            state.cancel = data["reason"]
+            state.cancel_answered = True
+        case Kind.FAILED:
+            state.failed = data["reason"]
+            state.status = Status.UNDOING
+        case Kind.STUCK:
+            state.status = Status.STUCK
+        case Kind.RESUMED:
+            for other in state.steps.values():
+                if other.gave_up is not None:
+                    other.gave_up, other.attempts, other.since, other.retry_at = None, 0, event.at, event.at
+            state.status = Status.UNDOING if state.failed is not None else Status.RUNNING
+        case Kind.CLOSED:
+            state.status = Status(data["outcome"])
+        case _:
+            assert step is not None
+            _apply_to_step(state, step, event)
+    state.seq += 1
+
+
+def _apply_to_step(state: TaskState, step: StepState, event: Event) -> None:
+    data = event.data
+    match event.kind:
+        case Kind.STARTED:
+            if step.attempts == 0:
+                step.since = event.at
+            step.attempts += 1
+            step.at = At.SENT
+            step.reached = True
+            step.completed = state.seq
+        case Kind.DONE:
+            step.at = At.DONE
+            step.result = data["result"]
+            step.completed = state.seq
+            if state.status is Status.WAITING:
+                state.status, state.waiting = Status.RUNNING, None
+        case Kind.SKIPPED:
+            step.at = At.SKIPPED
+        case Kind.REFUSED:
+            step.reached = data["reached"] or step.doubt or step.attempts > 1
+            step.at = At.REFUSED
+            step.retry_at = data.get("retry_at", 0.0)
+            if "retry_at" not in data:
+                step.failed = data["reason"]
+        case Kind.UNKNOWN:
+            step.doubt = True
+            if "retry_at" in data:
+                step.attempts += 1
+                step.retry_at = data["retry_at"]
+            else:
+                step.failed = data["reason"]
+        case Kind.UNDOING:
+            step.at = At.UNDOING
+            step.attempts, step.since, step.retry_at = 1, event.at, 0.0
+            step.tombstone = data["tombstone"]
+        case Kind.UNDONE:
+            step.at = At.UNDONE
+        case Kind.UNDO_AGAIN:
+            step.attempts += 1
+            step.retry_at = data["retry_at"]
+        case Kind.GAVE_UP:
+            step.gave_up = data["reason"]

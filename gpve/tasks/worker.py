@@ -1,0 +1,270 @@
+"""An engine without its input and output: which transactions are due, which operations and questions go out.
+
+A driver (live: `gpve.engine`; simulated: `gpve_sim.world`) runs the same few lines in a loop: hand in what came, make
+the transactions of `jobs`, send what `outgoing` and `questions` hold, sleep until `wake`. Times given to a worker are
+of a monotonic clock of the driver's; times in the store are of the store's clock; nothing compares one with the other.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpve.tasks.advance import Advanced, Observation, Operation, Question, advance
+from gpve.tasks.errors import CorruptLog, Fenced
+from gpve.tasks.flow import Flow, Flows
+from gpve.tasks.lease import Taken, beat, leave, poison, take
+from gpve.tasks.ledger import Row, Tx, Work
+from gpve.tasks.machine import Direction
+from gpve.tasks.outcome import Outcome, Unknown
+from gpve.tasks.records import Decided, NoFit
+from gpve.tasks.state import CLOSED, Status, TaskState
+from gpve.tasks.submit import Request, submit
+
+NEVER = float("inf")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How an engine behaves. Times in seconds."""
+
+    lease_s: float = 15.0
+    sweep_s: float = 1.0
+    """How often to look for work, cancellations and answers that nobody told of."""
+    most: int = 200
+    """Tasks driven at once; those that wait for a place do not count."""
+    seed: int = 0
+    """Of the jitter of retries."""
+
+
+@dataclass
+class Job:
+    """A piece of work for the store, and who wants its result (or exception)."""
+
+    work: Work
+    then: Callable[[Any], None]
+
+
+@dataclass
+class _Active:
+    row: Row
+    flow: Flow
+    body: Any
+    state: TaskState
+    inbox: list[Observation] = field(default_factory=list)
+    due: float = NEVER
+    sent: dict[tuple[str, Direction], float] = field(default_factory=dict)
+    """When an answer to the operation of (step, direction) is no longer expected."""
+    asked: dict[str, Question] = field(default_factory=dict)
+    parked: bool = False
+    busy: bool = False
+
+
+class Worker:
+    """The tasks that one incarnation of an engine drives."""
+
+    def __init__(self, name: str, incarnation: str, flows: Flows, rules: Rules) -> None:
+        self.name, self.incarnation, self.flows, self.rules = name, incarnation, flows, rules
+        self.outgoing: list[Operation] = []
+        """Operations to send now: their intent is committed."""
+        self.questions: list[Question] = []
+        """Decisions to ask for now."""
+        self.wants_work = True
+        """Whether the driver should ask the store for claimable tasks."""
+        self._active: dict[int, _Active] = {}
+        self._ready: dict[int, None] = {}
+        self._jobs: list[Job] = []
+        self._next_beat = 0.0
+        self._next_sweep = 0.0
+        self._now = 0.0
+
+    def __len__(self) -> int:
+        """Tasks in hand."""
+        return len(self._active)
+
+    @property
+    def room(self) -> int:
+        """How many more tasks may be claimed."""
+        return self.rules.most - sum(not active.parked for active in self._active.values())
+
+    def submit(self, wish: Request, then: Callable[[Any], None]) -> None:
+        """Submit, and claim at once if the locks are free; ``then`` gets the task's row, or the error."""
+
+        def run(tx: Tx) -> tuple[Row, Taken | None]:
+            row = submit(tx, wish)
+            taken = None
+            if row["owner"] is None and row["seq"] == 1 and self.room > 0:
+                taken = take(tx, self.flows, row["id"], self.incarnation, self.rules.seed)
+            return row, taken
+
+        def after(result: Any) -> None:
+            if isinstance(result, Exception):
+                then(result)
+                return
+            row, taken = result
+            self._taken(taken)
+            then(row)
+
+        self._jobs.append(Job(Work(run, wish.reads()), after))
+
+    def claim(self, tasks: Iterable[int]) -> None:
+        """Try to claim tasks that the store says are to be had."""
+        for task in tasks:
+            if task in self._active:
+                continue
+
+            def run(tx: Tx, task: int = task) -> Taken | None:
+                return take(tx, self.flows, task, self.incarnation, self.rules.seed)
+
+            def after(result: Any, task: int = task) -> None:
+                if isinstance(result, Exception):
+                    self._set_aside(task, result)
+                else:
+                    self._taken(result)
+
+            self._jobs.append(Job(Work(run, (("task", (task,)),)), after))
+        self.wants_work = False
+
+    def _set_aside(self, task: int, error: Exception) -> None:
+        problem = str(error) if isinstance(error, CorruptLog) else f"{type(error).__name__}: {error}"
+        self._jobs.append(Job(Work(lambda tx: poison(tx, task, self.incarnation, problem)), lambda _: None))
+
+    def answer(self, operation: Operation, outcome: Outcome) -> None:
+        """What came back for an operation; late, repeated and unexpected answers are welcome."""
+        active = self._active.get(operation.task)
+        if active is None or operation.epoch != active.row["epoch"]:
+            return
+        if active.sent.pop((operation.step, operation.direction), None) is None:
+            return
+        self._observe(active, Observation(operation.step, operation.direction, outcome))
+
+    def decided(self, question: Question, answer: Decided | NoFit) -> None:
+        """The scheduler's answer to a question."""
+        active = self._active.get(question.task)
+        if active is None or question.step not in active.asked:
+            return
+        if isinstance(answer, NoFit) and active.state.waiting == dict(answer.reasons):
+            return
+        del active.asked[question.step]
+        self._observe(active, Observation(question.step, "do", answer))
+
+    def cancelled(self, tasks: Iterable[int]) -> None:
+        """Somebody asked for the end of these tasks."""
+        for task in tasks:
+            active = self._active.get(task)
+            if active is not None and not active.state.cancel_answered:
+                self._ready[task] = None
+
+    def capacity(self) -> None:
+        """Something may fit now that did not: ask again for all that waits."""
+        for active in self._active.values():
+            if active.parked:
+                self.questions.extend(active.asked.values())
+
+    def nothing(self) -> bool:
+        """Whether there is nothing to do at this moment."""
+        return not (self._jobs or self._ready or self.outgoing or self.questions)
+
+    def sweep_due(self, now: float) -> bool:
+        """Whether it is time to look for what nobody told of; says so once."""
+        if now < self._next_sweep:
+            return False
+        self._next_sweep = now + self.rules.sweep_s
+        self.wants_work = self.room > 0
+        self.capacity()
+        return True
+
+    def jobs(self, now: float) -> list[Job]:
+        """The transactions that are due at ``now``, to be made as one."""
+        self._now = now
+        if now >= self._next_beat:
+            self._next_beat = now + self.rules.lease_s / 3.0
+            self._jobs.append(
+                Job(Work(lambda tx: beat(tx, self.incarnation, self.name, self.rules.lease_s)), lambda _: None)
+            )
+        for task, active in self._active.items():
+            for (step, direction), until in list(active.sent.items()):
+                if now >= until:
+                    del active.sent[step, direction]
+                    self._observe(active, Observation(step, direction, Unknown("no answer in time")))
+            if now >= active.due:
+                self._ready[task] = None
+        for task in list(self._ready):
+            found = self._active.get(task)
+            if found is None:
+                del self._ready[task]
+            elif not found.busy:
+                del self._ready[task]
+                self._jobs.append(self._advancing(found))
+        jobs, self._jobs = self._jobs, []
+        return jobs
+
+    def wake(self) -> float:
+        """When there is something to do again, if nothing comes in."""
+        at = min(self._next_beat, self._next_sweep)
+        for active in self._active.values():
+            at = min(at, active.due, *active.sent.values()) if active.sent else min(at, active.due)
+        return at
+
+    def reborn(self, incarnation: str) -> None:
+        """The store broke in the middle: nobody knows what was committed. Start anew, and claim like anybody else."""
+        before = self.incarnation
+        self.incarnation = incarnation
+        self._active.clear()
+        self._ready.clear()
+        self.outgoing.clear()
+        self.questions.clear()
+        self._jobs = [Job(Work(lambda tx: leave(tx, before)), lambda _: None)]
+        self._next_beat = 0.0
+        self.wants_work = True
+
+    def _observe(self, active: _Active, observation: Observation) -> None:
+        active.inbox.append(observation)
+        self._ready[active.row["id"]] = None
+
+    def _advancing(self, active: _Active) -> Job:
+        observations, active.inbox = active.inbox, []
+        active.busy, active.due = True, NEVER
+        row, state = active.row, active.state
+
+        def run(tx: Tx) -> Advanced:
+            return advance(tx, active.flow, row, active.body, state, observations, seed=self.rules.seed)
+
+        def after(result: Any) -> None:
+            active.busy = False
+            if isinstance(result, Exception):
+                del self._active[row["id"]]
+                if not isinstance(result, Fenced):
+                    self._set_aside(row["id"], result)
+                return
+            self._advanced(active, result)
+
+        return Job(Work(run, (("task", (row["id"],)),)), after)
+
+    def _taken(self, taken: Taken | None) -> None:
+        if taken is None:
+            return
+        active = _Active(taken.row, taken.flow, taken.body, taken.advanced.state)
+        self._active[taken.row["id"]] = active
+        self._advanced(active, taken.advanced)
+
+    def _advanced(self, active: _Active, result: Advanced) -> None:
+        task = active.row["id"]
+        active.state = result.state
+        if result.state.status in CLOSED or result.state.status is Status.STUCK:
+            del self._active[task]
+            self.wants_work = True
+            self.capacity()
+            return
+        active.parked = result.state.status is Status.WAITING
+        if result.wake_at < NEVER:
+            active.due = self._now + max(0.0, result.wake_at - result.now)
+        due = {(operation.step, operation.direction): operation for operation in result.operations}
+        active.sent = {key: until for key, until in active.sent.items() if key in due}
+        for key, operation in due.items():
+            if key not in active.sent:
+                active.sent[key] = self._now + operation.attempt_s
+                self.outgoing.append(operation)
+        new = [question for question in result.questions if question.step not in active.asked]
+        active.asked = {question.step: question for question in result.questions}
+        if not active.parked:
+            self.questions.extend(new)

@@ -1,0 +1,42 @@
+"""The store as an engine sees it."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from gpve.tasks.ledger import Row, Work
+
+
+class Store(Protocol):
+    """Rows with transactions. Every method may raise `StoreDown`; then nobody knows whether it was done."""
+
+    def transact(self, works: Sequence[Work]) -> list[Any]:
+        """Do all works in one transaction, in order; per work what it returned, or the exception it raised.
+
+        A work that raises leaves nothing behind, and does not disturb the others. Works see what earlier ones put. All
+        works of one call share one revision, and revisions are given in the order of commits.
+        """
+
+    def claimable(self, me: str, versions: Sequence[tuple[str, int, str]], limit: int) -> list[int]:
+        """Tasks that `lease.take` would probably give to ``me``, of these flows (name, version, table hash).
+
+        At most ``limit``; taken in turn from the projects, oldest first within each.
+        """
+
+    def cancelled(self, me: str) -> list[int]:
+        """Tasks of ``me`` for which somebody has asked for an end."""
+
+    def answered(self, me: str) -> list[Row]:
+        """Outbox rows of tasks of ``me`` that another engine has delivered, with their outcomes."""
+
+    def undelivered(self, nodes: Sequence[str], me: str) -> list[Row]:
+        """Outbox rows for ``nodes`` without an outcome, of tasks that ``me`` does not own."""
+
+    def rows(self, table: str, *, limit: int | None = None, **equal: Any) -> list[Row]:
+        """Rows to look at, outside of any transaction, in the order of the primary key."""
+
+    def events_since(self, revision: int, limit: int) -> list[Row]:
+        """Events with a later revision, in order of (revision, task, seq)."""
+
+
+class StoreDown(Exception):
+    """The store does not answer, or the connection broke; the transaction may or may not have been committed."""

@@ -1,0 +1,27 @@
+"""One turn of an engine over its ports: the loop that both worlds run."""
+
+from gpve.tasks.worker import Worker
+from gpve.world.nodes import Nodes
+from gpve.world.placer import Placer
+from gpve.world.store import Store
+
+
+def turn(worker: Worker, store: Store, nodes: Nodes, placer: Placer, now: float) -> None:
+    """Do all that is due at ``now`` (monotonic, seconds). Raises `StoreDown`; then the worker must be reborn."""
+    if worker.sweep_due(now):
+        worker.cancelled(store.cancelled(worker.incarnation))
+    if worker.wants_work:
+        worker.claim(store.claimable(worker.incarnation, worker.flows.versions, worker.room))
+    jobs = worker.jobs(now)
+    if jobs:
+        for job, result in zip(jobs, store.transact([job.work for job in jobs]), strict=True):
+            job.then(result)
+    outgoing, worker.outgoing = worker.outgoing, []
+    for operation in outgoing:
+        if nodes.holds(operation.node):
+            nodes.send(operation, worker.answer)
+    questions, worker.questions = worker.questions, []
+    if questions:
+        answers = placer.decide(questions, store.rows("node"))
+        for question, decision in zip(questions, answers, strict=True):
+            worker.decided(question, decision)

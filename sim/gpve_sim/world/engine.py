@@ -1,0 +1,223 @@
+"""Engines and their world on SimPy's clock: the turn of production over a store in memory and simulated nodes."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import simpy
+
+from gpve.tasks.advance import Operation
+from gpve.tasks.events import Kind
+from gpve.tasks.flow import Flows
+from gpve.tasks.ledger import Row, Work
+from gpve.tasks.outcome import Outcome
+from gpve.tasks.submit import Request, cancel
+from gpve.tasks.worker import Rules, Worker
+from gpve.world.placer import Placer
+from gpve.world.store import StoreDown
+from gpve.world.turn import turn
+from gpve_sim.world.faults import AT_ENGINE, Fault, Faults
+from gpve_sim.world.nodes import SimNodes
+from gpve_sim.world.store import MemoryStore, MemoryTx
+
+OUTCOMES = {Kind.DONE: "do", Kind.REFUSED: "do", Kind.UNKNOWN: "do", Kind.UNDONE: "undo", Kind.UNDO_AGAIN: "undo"}
+
+
+QUICK = Rules(lease_s=20.0, sweep_s=10.0)
+"""Rules under which a take-over does not take long."""
+
+
+class Crash(Exception):
+    """The engine's process ends here."""
+
+
+@dataclass
+class World:
+    """A cluster: store, nodes, engines; ``engines`` of them run at once."""
+
+    env: simpy.Environment
+    store: MemoryStore
+    nodes: SimNodes
+    placer: Callable[[], Placer]
+    flows: Flows
+    faults: Faults = field(default_factory=Faults)
+    rules: Rules = QUICK
+    restart_s: float = 3.0
+    """How long an engine that crashed is away."""
+    engines: "list[SimEngine]" = field(default_factory=list)
+    store_back_at: float = 0.0
+    """Before this time the store does not answer."""
+    incarnations: int = 0
+    stopped: bool = False
+    """The engines end; what is on its way to a node still arrives."""
+
+    def start(self, engines: int = 2) -> None:
+        """Start the engines."""
+        for number in range(engines):
+            self.engines.append(SimEngine(self, f"engine-{number}"))
+
+    def submit(self, wish: Request, engine: int = 0) -> list[Any]:
+        """Submit through an engine; the list gets the task's row, or the error, when it is known."""
+        answer: list[Any] = []
+        self.engines[engine].submit(wish, answer.append)
+        return answer
+
+    def incarnation(self, name: str) -> str:
+        """A name that no process had before."""
+        self.incarnations += 1
+        return f"{name}/{self.incarnations}"
+
+
+class SimEngine:
+    """One engine: its process, its crashes and its pauses."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name, self.env = world, name, world.env
+        self._placer = world.placer()
+        self._wake = self.env.event()
+        self._frozen_until = 0.0
+        self._mail: list[tuple[Operation, Outcome]] = []
+        self._begin()
+        self.env.process(self._run())
+
+    def _begin(self) -> None:
+        self.worker = Worker(self.name, self.world.incarnation(self.name), self.world.flows, self.world.rules)
+        self._mail.clear()
+        self._crashed = False
+
+    def submit(self, wish: Request, then: Callable[[Any], None]) -> None:
+        """As `Worker.submit`."""
+        self.worker.submit(wish, then)
+        self._ring()
+
+    def _ring(self) -> None:
+        if not self._wake.triggered:
+            self._wake.succeed()
+
+    def _run(self) -> Generator[simpy.Event, Any, None]:
+        while not self.world.stopped:
+            if self.env.now < self._frozen_until:
+                yield self.env.timeout(self._frozen_until - self.env.now)
+            try:
+                if self._crashed:
+                    raise Crash
+                mail, self._mail = self._mail, []
+                for operation, outcome in mail:
+                    self.worker.answer(operation, outcome)
+                turn(self.worker, self, self, self._placer, self.env.now)
+                if self._crashed:
+                    raise Crash
+            except StoreDown:
+                self.worker.reborn(self.world.incarnation(self.name))
+                yield self.env.timeout(1.0)
+                continue
+            except Crash:
+                yield self.env.timeout(self.world.restart_s)
+                self._begin()
+                continue
+            if self._mail or not self.worker.nothing():
+                continue
+            self._wake = self.env.event()
+            rest = max(0.0, self.worker.wake() - self.env.now)
+            yield self._wake | self.env.timeout(rest)
+
+    # The nodes, as this engine sees them.
+
+    def holds(self, node: str) -> bool:
+        """As in `gpve.world.nodes.Nodes`."""
+        return self.world.nodes.holds(node)
+
+    def send(self, operation: Operation, answer: Callable[[Operation, Outcome], None]) -> None:
+        """As in `gpve.world.nodes.Nodes`; answers wait in the mail while the engine stands still."""
+        if self._crashed or self._fires(operation, (Fault.CRASH_BEFORE_SEND,)):
+            self._crashed = True
+            return
+        worker = self.worker
+
+        def arrive(operation: Operation, outcome: Outcome) -> None:
+            if worker is not self.worker:
+                return
+            fault = self._fires(operation, (Fault.CRASH_BEFORE_RECORD, Fault.LEASE_STOLEN, Fault.CANCEL))
+            if fault is Fault.CRASH_BEFORE_RECORD:
+                self._crashed = True
+            elif fault is Fault.LEASE_STOLEN:
+                self._frozen_until = self.env.now + 3.0 * self.world.rules.lease_s
+            elif fault is Fault.CANCEL:
+                self.world.store.transact([Work(lambda tx: cancel(tx, operation.task, "by plan"))])
+            self._mail.append((operation, outcome))
+            self._ring()
+
+        self.world.nodes.send(operation, arrive)
+
+    def _fires(self, operation: Operation, among: tuple[Fault, ...]) -> Fault | None:
+        return self.world.faults.fire(operation.step, operation.direction, among)
+
+    # The store, as this engine sees it.
+
+    def transact(self, works: Sequence[Work]) -> list[Any]:
+        """As in `gpve.world.store.Store`."""
+        self._reach()
+        fault: Fault | None = None
+
+        def before(tx: MemoryTx) -> None:
+            nonlocal fault
+            fault = self._at_record(tx)
+            if fault is Fault.STORE_ERROR:
+                raise StoreDown
+
+        results = self.world.store.transact(works, before)
+        if fault is Fault.STORE_LOST:
+            self.world.store_back_at = self.env.now + self.world.faults.outage_s
+            raise StoreDown
+        if fault is Fault.CRASH_AFTER_RECORD:
+            raise Crash
+        return results
+
+    def _at_record(self, tx: MemoryTx) -> Fault | None:
+        for table, key, _ in tx.journal:
+            if table != "event":
+                continue
+            event = self.world.store.tables["event"][key]
+            direction = OUTCOMES.get(event["kind"])
+            if direction is not None:
+                fault = self.world.faults.fire(event["step"], direction, AT_RECORD)
+                if fault is not None:
+                    return fault
+        return None
+
+    def _reach(self) -> None:
+        if self.env.now < self.world.store_back_at:
+            raise StoreDown
+
+    def claimable(self, me: str, versions: Sequence[tuple[str, int, str]], limit: int) -> list[int]:
+        """As in `gpve.world.store.Store`."""
+        self._reach()
+        return self.world.store.claimable(me, versions, limit)
+
+    def cancelled(self, me: str) -> list[int]:
+        """As in `gpve.world.store.Store`."""
+        self._reach()
+        return self.world.store.cancelled(me)
+
+    def answered(self, me: str) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        self._reach()
+        return self.world.store.answered(me)
+
+    def undelivered(self, nodes: Sequence[str], me: str) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        self._reach()
+        return self.world.store.undelivered(nodes, me)
+
+    def events_since(self, revision: int, limit: int) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        self._reach()
+        return self.world.store.events_since(revision, limit)
+
+    def rows(self, table: str, *, limit: int | None = None, **equal: Any) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        self._reach()
+        return self.world.store.rows(table, limit=limit, **equal)
+
+
+AT_RECORD = tuple(f for f in AT_ENGINE if f in (Fault.STORE_ERROR, Fault.STORE_LOST, Fault.CRASH_AFTER_RECORD))

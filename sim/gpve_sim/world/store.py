@@ -1,0 +1,185 @@
+"""A store in memory, with the meaning of the real ones: transactions, counters, revisions, a change log."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+from gpve.tasks.events import encode
+from gpve.tasks.lease import free
+from gpve.tasks.ledger import Key, Row, Work
+from gpve.tasks.tables import COUNTERS, TABLES
+
+Rows = dict[Key, Row]
+
+
+class MemoryStore:
+    """Tables as dictionaries. ``clock`` gives the store's time in seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.tables: dict[str, Rows] = {name: {} for name in TABLES}
+        self._index: dict[tuple[str, str], dict[Any, dict[Key, None]]] = {}
+        for name, table in TABLES.items():
+            leading = {columns[0] for columns in (*table.indexes, *table.unique, table.key)}
+            for column in leading:
+                self._index[name, column] = {}
+        for name, first in COUNTERS.items():
+            self.set("counter", (name,), {"name": name, "value": first - 1})
+
+    def transact(self, works: Sequence[Work], before: "Callable[[MemoryTx], None] | None" = None) -> list[Any]:
+        """As in `gpve.world.store.Store`. ``before``: called before the commit; if it raises, nothing is written."""
+        tx = MemoryTx(self, self._clock())
+        results: list[Any] = []
+        for work in works:
+            mark = len(tx.journal)
+            try:
+                results.append(work.run(tx))
+            except Exception as error:  # a work may raise anything: it is the caller's answer
+                tx.roll_back(mark)
+                results.append(error)
+        if before is not None:
+            try:
+                before(tx)
+            except Exception:
+                tx.roll_back(0)
+                raise
+        tx.commit()
+        return results
+
+    def claimable(self, me: str, versions: Sequence[tuple[str, int, str]], limit: int) -> list[int]:
+        """As in `gpve.world.store.Store`."""
+        known = set(versions)
+        tx = MemoryTx(self, self._clock())
+        by_project: dict[str, list[int]] = {}
+        for status in ("queued", "running", "waiting", "undoing"):
+            for row in self.find("task", {"status": status}):
+                if (row["flow"], row["version"], row["table_hash"]) in known and free(tx, row, me):
+                    by_project.setdefault(row["project"], []).append(row["id"])
+        turns = chain.from_iterable(zip_longest(*(sorted(ids) for ids in by_project.values())))
+        return [task for task in turns if task is not None][:limit]
+
+    def cancelled(self, me: str) -> list[int]:
+        """As in `gpve.world.store.Store`."""
+        return [row["id"] for row in self.find("task", {"owner": me}) if row["cancel"] is not None]
+
+    def answered(self, me: str) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        return [row for row in self.rows("outbox") if row["outcome"] is not None and self._owner(row) == me]
+
+    def undelivered(self, nodes: Sequence[str], me: str) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        found = chain.from_iterable(self.find("outbox", {"node": node}) for node in nodes)
+        return [row for row in found if row["outcome"] is None and self._owner(row) != me]
+
+    def _owner(self, outbox: Row) -> Any:
+        return self.tables["task"][(outbox["task"],)]["owner"]
+
+    def rows(self, table: str, *, limit: int | None = None, **equal: Any) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        return list(self.find(table, equal))[:limit]
+
+    def events_since(self, revision: int, limit: int) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        late = [row for row in self.tables["event"].values() if row["revision"] > revision]
+        return sorted(late, key=lambda row: (row["revision"], row["task"], row["seq"]))[:limit]
+
+    def find(self, table: str, equal: dict[str, Any]) -> Iterator[Row]:
+        """Rows with these values, in the order of the primary key."""
+        rows = self.tables[table]
+        keys: Iterable[Key] = rows
+        for column, value in equal.items():
+            if (table, column) in self._index:
+                keys = self._index[table, column].get(value, {})
+                break
+        for key in sorted(keys):
+            row = rows[key]
+            if all(row[column] == value for column, value in equal.items()):
+                yield row
+
+    def set(self, table: str, key: Key, row: Row | None) -> Row | None:
+        """Replace a row (None: remove it) and say what was there."""
+        rows = self.tables[table]
+        old = rows.get(key)
+        for (name, column), index in self._index.items():
+            if name != table:
+                continue
+            if old is not None:
+                index[old[column]].pop(key, None)
+            if row is not None:
+                index.setdefault(row[column], {})[key] = None
+        if row is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = row
+        return old
+
+
+class MemoryTx:
+    """A transaction: it writes at once, and keeps what was there to roll back."""
+
+    def __init__(self, store: MemoryStore, now: float) -> None:
+        self._store = store
+        self.now = now
+        self.revision = store.tables["counter"][("revision",)]["value"] + 1
+        self.journal: list[tuple[str, Key, Row | None]] = []
+
+    def get(self, table: str, *key: Any) -> Row | None:
+        """As in `gpve.tasks.ledger.Tx`."""
+        return self._store.tables[table].get(key)
+
+    def where(self, table: str, **equal: Any) -> list[Row]:
+        """As in `gpve.tasks.ledger.Tx`."""
+        return list(self._store.find(table, equal))
+
+    def put(self, table: str, row: Row) -> None:
+        """As in `gpve.tasks.ledger.Tx`."""
+        described = TABLES[table]
+        if "revision" in described.columns:
+            row = {**row, "revision": self.revision}
+        if row.keys() != described.columns.keys():
+            raise ValueError(f"table {table}: columns {sorted(row)} are not {sorted(described.columns)}")
+        key = tuple(row[column] for column in described.key)
+        for columns in described.unique:
+            same = self._store.find(table, {column: row[column] for column in columns})
+            if any(tuple(other[column] for column in described.key) != key for other in same):
+                raise ValueError(f"table {table}: a second row with {[row[column] for column in columns]}")
+        self.journal.append((table, key, self._store.set(table, key, row)))
+
+    def delete(self, table: str, *key: Any) -> None:
+        """As in `gpve.tasks.ledger.Tx`."""
+        if key in self._store.tables[table]:
+            self.journal.append((table, key, self._store.set(table, key, None)))
+
+    def take(self, counter: str) -> int:
+        """As in `gpve.tasks.ledger.Tx`."""
+        value: int = self._store.tables["counter"][(counter,)]["value"] + 1
+        self.journal.append(
+            ("counter", (counter,), self._store.set("counter", (counter,), {"name": counter, "value": value}))
+        )
+        return value
+
+    def roll_back(self, mark: int) -> None:
+        """Forget everything since ``mark`` (a length of the journal)."""
+        while len(self.journal) > mark:
+            table, key, old = self.journal.pop()
+            self._store.set(table, key, old)
+
+    def commit(self) -> None:
+        """Give the revision, and log what watchers hear of."""
+        if not self.journal:
+            return
+        self.take("revision")
+        position = 0
+        for table, key in dict.fromkeys((table, key) for table, key, _ in self.journal):
+            if not TABLES[table].watched:
+                continue
+            row = self._store.tables[table].get(key)
+            change = {
+                "revision": self.revision,
+                "position": position,
+                "table_name": table,
+                "row_key": encode(list(key)),
+                "data": None if row is None else encode(row),
+            }
+            self._store.set("change", (self.revision, position), change)
+            position += 1
