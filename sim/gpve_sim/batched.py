@@ -204,7 +204,8 @@ class _Replay:
         return batch if self.spare_nodes else replace(batch, empty=np.zeros_like(batch.empty))
 
     def _optimized(self, batch: Batch, hint: Assignment, objective: Objective) -> Placement:
-        placed = place_batch(batch, hint, objective=objective, deterministic_limit=self.limit)
+        limit = self.limit * max(1.0, len(batch.request_class) / BATCH_SIZE)
+        placed = place_batch(batch, hint, objective=objective, deterministic_limit=limit)
         self.deterministic_time += placed.deterministic_time
         self.fuses += placed.fuse_blown
         return placed

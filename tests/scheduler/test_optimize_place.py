@@ -1,15 +1,19 @@
 """CP-SAT placement against brute force, known optima, and the promises about hints and determinism."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gpve.scheduler.optimize import place
 from gpve.scheduler.optimize.bins import assignment_of, fills_of, make_bins
 from gpve.scheduler.optimize.check import Objective, violation, worth
 from gpve.scheduler.optimize.place import place_batch
 from gpve.scheduler.optimize.problem import Assignment, Batch, Groups, node_classes
 from gpve.scheduler.optimize.quick import quick_answers
+from gpve.scheduler.optimize.repair import NODES, part_of, with_part
 from tests.scheduler.optimize_cases import batches, brute_force, first_fit_decreasing, make_batch
 
 few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -202,3 +206,32 @@ def test_what_a_model_too_large_leaves_unproven_is_said() -> None:
     assert placement.status != "optimal"
     assert 0 < placement.gap < 0.2
     assert worth(batch, placement.assignment, "cpu", False) >= worth(batch, hint, "cpu", False)
+
+
+@few
+@given(batches(gpus=True, groups=True), st.integers(0, 3))
+def test_a_part_put_back_is_the_answer(batch: Batch, kept: int) -> None:
+    """Taking a few nodes out and putting them back as they were changes nothing, and the part is a placement."""
+    answer = first_fit_decreasing(batch)
+    nodes = np.arange(len(batch.free_cpu))[: kept + 1]
+    part, hint, requests = part_of(batch, answer, nodes)
+    assert violation(part, hint) is None
+    again = with_part(answer, nodes, requests, hint)
+    assert again.node.tolist() == answer.node.tolist()
+    assert again.devices == answer.devices
+
+
+def test_what_the_heuristic_left_out_is_repacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each node has a small request where a large one should be; only a few nodes at a time may be answered."""
+
+    def of_few(batch: Batch, *others: object) -> Iterator[Assignment]:
+        return quick_answers(batch, *others) if len(batch.free_cpu) <= NODES else iter(())
+
+    monkeypatch.setattr(place, "quick_answers", of_few)
+    monkeypatch.setattr(place._Run, "improve", lambda *_, share: None)
+    batch = make_batch([(10, 10, [1000, 1000])] * 40, [(4, 2, 1, 500), (7, 3, 2, 1000)], [0] * 40 + [1] * 40)
+    hint = Assignment(np.array([*range(40), *[-1] * 40]), (*((0,),) * 40, *((),) * 40))
+    placement = place_batch(batch, hint, objective="gpu", deterministic_limit=0.2)
+    assert violation(batch, placement.assignment) is None
+    assert placement.levels[0].value >= 70_000
+    assert placement.status != "heuristic"

@@ -19,11 +19,14 @@ from gpve.scheduler.optimize.linear import Opened, least_opened, relaxed
 from gpve.scheduler.optimize.problem import Assignment, Batch, Ints, NodeClass, node_classes
 from gpve.scheduler.optimize.quick import quick_answers
 from gpve.scheduler.optimize.relax import Floats
+from gpve.scheduler.optimize.repair import NODES, ROUND_COST, ROUND_LIMIT, part_of, with_part
 
 Status = Literal["optimal", "feasible", "heuristic"]
 
-MOST_VARIABLES = 10_000
-"""Of a model: to build a larger one takes longer than the solver, at its usual limit, does anything with it."""
+VARIABLES_PER_TIME = 100_000
+"""Of a model, per unit of deterministic time to be had: to build a larger one takes longer than the solver then
+does anything with it.
+"""
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,14 @@ def place_batch(
 ) -> Placement:
     """The best placement found of the batch, at least as good as ``hint`` on every level that decides.
 
-    Bounds and quick answers come first (`linear`, `quick`): often they meet, and no model is built. Then a
-    small model, of what the linear optimum and the best answer place where, and last the full one, unless it
-    has more than `MOST_VARIABLES`; only the full one can prove more than the linear bounds do.
+    Bounds and quick answers come first (`linear`, `quick`): often they meet, and no model is built. Then, as
+    long as requests are left out, models of a few nodes at a time (`repair`); a small model, of what the
+    linear optimum and the best answer place where; and last the full one, unless it is too large for its time
+    (`VARIABLES_PER_TIME`): only the full one can prove more than the linear bounds do.
 
     ``hint`` must be feasible (`check.violation`), else ValueError. For comparison, ``by_class=False`` gives
-    every node variables of its own even where counts per class are exact, and ``quick=False`` leaves the
-    quick answers out.
+    every node variables of its own even where counts per class are exact, and ``quick=False`` leaves out what
+    is not a model of all nodes.
     """
     if (wrong := violation(batch, hint)) is not None:
         raise ValueError(f"the hint is no placement: {wrong}")
@@ -122,12 +126,14 @@ def place_batch(
         if linear:
             run.best = limits.tighten(run.worth)
     if run.worth != run.best:
+        if linear and quick and len(batch.free_cpu) > 2 * NODES:
+            run.repair(share=0.5)
         opened = limits.most_opened(run.worth)
         if linear:
             # Where the linear optimum places nothing of a class, a good answer seldom does.
             likely = _likely(batch, classes, run.assignment, limits.counts)
             few = make_bins(batch, likely, spare_devices=spare_devices, by_class=by_class)
-            run.improve(needed(few, opened), share=0.5)
+            run.improve(needed(few, opened), share=0.75)
         run.improve(needed(bins, opened), share=1.0)
     bounds = run.bounds
     if bounds is None:
@@ -224,6 +230,37 @@ class _Run:
         if value > self.worth and violation(self.batch, answer) is None:
             self.answered, self.assignment, self.worth = True, answer, value
 
+    def repair(self, share: float) -> None:
+        """Repack a few nodes at a time together with what is placed nowhere, up to ``share`` of the limit in all."""
+        draw = np.random.default_rng(0)
+        spent = 0.0
+        while spent < share * self.deterministic_limit and self.worth != self.best and not self.fuse_blown:
+            used = np.unique(self.assignment.node[self.assignment.node >= 0])
+            if len(used) == 0 or (self.assignment.node >= 0).all():
+                return
+            nodes = np.sort(draw.choice(used, min(NODES, len(used)), replace=False))
+            part, hint, requests = part_of(self.batch, self.assignment, nodes)
+            placed = place_batch(
+                part,
+                hint,
+                objective=self.objective,
+                spare_devices=self.spare_devices,
+                deterministic_limit=ROUND_LIMIT,
+                wall_limit_s=self.wall_limit_s - self.wall_s,
+            )
+            spent += max(ROUND_COST, placed.deterministic_time)
+            self.deterministic_time += placed.deterministic_time
+            self.wall_s += placed.wall_s
+            if placed.fuse_blown:
+                self._back_to_the_hint()
+            else:
+                self.offer(with_part(self.assignment, nodes, requests, placed.assignment))
+
+    def _back_to_the_hint(self) -> None:
+        """What was found so far stands or falls with the clock as well."""
+        self.fuse_blown, self.answered, self.assignment = True, False, self.hint
+        self.worth = worth(self.batch, self.hint, self.objective, self.spare_devices)
+
     def improve(self, bins: list[Bin], share: float) -> None:
         """Solve the model of these bins from the best answer so far, up to ``share`` of the limit in all.
 
@@ -233,7 +270,8 @@ class _Run:
             self.bounds = self.best
             return
         limit = share * self.deterministic_limit - self.deterministic_time
-        if self.fuse_blown or limit <= 0 or _variables(bins) > MOST_VARIABLES:
+        too_large = _variables(bins) > VARIABLES_PER_TIME * self.deterministic_limit
+        if self.fuse_blown or limit <= 0 or too_large:
             return
         from gpve.scheduler.optimize.formulation import Formulation  # half a second to import
 
@@ -243,9 +281,7 @@ class _Run:
         self.deterministic_time += solved.deterministic_time
         self.wall_s += solved.wall_s
         if solved.fuse_blown:
-            # What an earlier model found stands or falls with the clock as well: back to the hint.
-            self.fuse_blown, self.answered, self.assignment = True, False, self.hint
-            self.worth = worth(self.batch, self.hint, self.objective, self.spare_devices)
+            self._back_to_the_hint()
             return
         if solved.answer is not None:
             found = assignment_of(self.batch, bins, solved.answer)
