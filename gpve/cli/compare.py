@@ -16,7 +16,9 @@ LAB_POLICIES = ("fgd", "best-fit", "fgd23-dotprod", "gpu-packing", "worst-fit", 
 
 def compare(
     trace: Annotated[str, typer.Argument(help="Name or path of a trace.")],
-    policy: Annotated[list[str], typer.Option("--policy", help="Policy, or file.py:name; repeat it, or separate by ,")],
+    policy: Annotated[
+        list[str], typer.Option("--policy", help="Policy, or-tools, or file.py:name; repeat it, or separate by ,")
+    ],
     seeds: Annotated[int, typer.Option(help="How many seeds.")] = 5,
     vary: Annotated[
         str, typer.Option(help="What seeds vary: any of arrivals,ties,lifetimes.")
