@@ -184,7 +184,7 @@ def _make(
                 command.resource,
                 log.state.epoch,
                 move.tombstone,
-                move.step.attempt_s,
+                move.step.attempt_s if move.direction == "do" else move.step.undo_attempt_s,
             )
             if not move.recorded:
                 if move.direction == "do":

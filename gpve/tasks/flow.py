@@ -109,6 +109,7 @@ class Step:
     """After so long without an answer the outcome of an attempt is unknown."""
     deadline_s: float = 600.0
     """From the first attempt; then the step has failed."""
+    undo_attempt_s: float = 60.0
     undo_deadline_s: float = 600.0
     """From the first attempt to undo; then the task is stuck."""
     commit: bool = False
@@ -226,6 +227,7 @@ class Flow:
                 "conditional": s.only_if is not None,
                 "attempt_s": s.attempt_s,
                 "deadline_s": s.deadline_s,
+                "undo_attempt_s": s.undo_attempt_s,
                 "undo_deadline_s": s.undo_deadline_s,
             }
             for s in self.steps

@@ -57,9 +57,10 @@ def free(tx: Tx, row: Row, me: str) -> bool:
 def holds_all(tx: Tx, task: int) -> bool:
     """Whether all locks of a task are its own: no task before it (they are numbered as submitted) stands in its way."""
     for mine in tx.where("lock", task=task):
-        for other in tx.where("lock", resource=mine["resource"]):
-            if other["task"] < task and not (mine["shared"] and other["shared"]):
-                return False
+        # Shared locks, of which there may be thousands, stand only in the way of an exclusive one.
+        others = {"resource": mine["resource"], **({"shared": False} if mine["shared"] else {})}
+        if any(other["task"] < task for other in tx.where("lock", **others)):
+            return False
     return True
 
 

@@ -73,7 +73,7 @@ TABLES: dict[str, Table] = {
     "lock": Table(
         ("resource", "task"),
         {"resource": "str", "task": "int", "shared": "bool"},
-        indexes=(("task",),),
+        indexes=(("task",), ("resource", "shared")),
     ),
     "outbox": Table(
         ("task", "step", "direction"),

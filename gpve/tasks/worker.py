@@ -73,6 +73,7 @@ class Worker:
         self._active: dict[int, _Active] = {}
         self._ready: dict[int, None] = {}
         self._jobs: list[Job] = []
+        self._submissions: list[Job] = []
         self._next_beat = 0.0
         self._next_sweep = 0.0
         self._now = 0.0
@@ -104,7 +105,7 @@ class Worker:
             self._taken(taken)
             then(row)
 
-        self._jobs.append(Job(Work(run, wish.reads()), after))
+        self._submissions.append(Job(Work(run, wish.reads()), after))
 
     def claim(self, tasks: Iterable[int]) -> None:
         """Try to claim tasks that the store says are to be had."""
@@ -160,9 +161,13 @@ class Worker:
             if active.parked:
                 self.questions.extend(active.asked.values())
 
+    def look(self) -> None:
+        """Sweep at the next turn."""
+        self._next_sweep = 0.0
+
     def nothing(self) -> bool:
         """Whether there is nothing to do at this moment."""
-        return not (self._jobs or self._ready or self.outgoing or self.questions)
+        return not (self._jobs or self._submissions or self._ready or self.outgoing or self.questions)
 
     def sweep_due(self, now: float) -> bool:
         """Whether it is time to look for what nobody told of; says so once."""
@@ -195,7 +200,9 @@ class Worker:
             elif not found.busy:
                 del self._ready[task]
                 self._jobs.append(self._advancing(found))
-        jobs, self._jobs = self._jobs, []
+        jobs = [*self._jobs, *self._submissions]
+        self._jobs.clear()
+        self._submissions.clear()
         return jobs
 
     def wake(self) -> float:

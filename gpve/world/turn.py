@@ -3,7 +3,7 @@
 from gpve.tasks.worker import Worker
 from gpve.world.nodes import Nodes
 from gpve.world.placer import Placer
-from gpve.world.store import Store
+from gpve.world.store import Store, StoreDown
 
 
 def turn(worker: Worker, store: Store, nodes: Nodes, placer: Placer, now: float) -> None:
@@ -14,7 +14,14 @@ def turn(worker: Worker, store: Store, nodes: Nodes, placer: Placer, now: float)
         worker.claim(store.claimable(worker.incarnation, worker.flows.versions, worker.room))
     jobs = worker.jobs(now)
     if jobs:
-        for job, result in zip(jobs, store.transact([job.work for job in jobs]), strict=True):
+        try:
+            results = store.transact([job.work for job in jobs])
+        except StoreDown as error:
+            # Who waits for an answer is told; the worker itself is about to be reborn.
+            for job in jobs:
+                job.then(error)
+            raise
+        for job, result in zip(jobs, results, strict=True):
             job.then(result)
     outgoing, worker.outgoing = worker.outgoing, []
     for operation in outgoing:

@@ -1,7 +1,7 @@
 """What is really on a node: volumes, ports, machines, sandboxes; and the verbs that change it.
 
-A verb brings about a state (`volume.create` of a volume that is there is fine); or raises `Cannot`
-if the state does not allow it. `effects` counts the changes that were really made, by operation: the oracle of "once".
+A verb brings about a state (`volume.create` of a volume that is there is fine). It says whether it changed anything, the
+oracle of "its effect happens once", or raises `Cannot` if the state does not allow it.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,109 +46,110 @@ class Hardware:
         }
 
 
-def _create_volumes(node: Hardware, a: Arguments) -> None:
-    node.volumes.update({volume["id"]: a["guest"] for volume in a["volumes"]})
+def _set(things: dict[Any, Any], key: Any, value: Any) -> bool:
+    changed = key not in things or things[key] != value
+    things[key] = value
+    return changed
 
 
-def _delete_volumes(node: Hardware, a: Arguments) -> None:
-    for volume in a["volumes"]:
-        node.volumes.pop(volume["id"], None)
+def _drop(things: dict[Any, Any], key: Any) -> bool:
+    return things.pop(key, None) is not None
 
 
-def _plug(node: Hardware, a: Arguments) -> None:
-    node.ports.update({(a["guest"], port["network"]): port["mac"] for port in a["ports"]})
+def _create_volumes(node: Hardware, a: Arguments) -> bool:
+    return any([_set(node.volumes, volume["id"], a["guest"]) for volume in a["volumes"]])  # noqa: C419 (all of them, not up to the first)
 
 
-def _unplug(node: Hardware, a: Arguments) -> None:
-    for port in a["ports"]:
-        node.ports.pop((a["guest"], port["network"]), None)
+def _delete_volumes(node: Hardware, a: Arguments) -> bool:
+    return any([_drop(node.volumes, volume["id"]) for volume in a["volumes"]])  # noqa: C419 (all of them, not up to the first)
 
 
-def _define(node: Hardware, a: Arguments) -> None:
+def _plug(node: Hardware, a: Arguments) -> bool:
+    return any([_set(node.ports, (a["guest"], port["network"]), port["mac"]) for port in a["ports"]])  # noqa: C419 (all of them, not up to the first)
+
+
+def _unplug(node: Hardware, a: Arguments) -> bool:
+    return any([_drop(node.ports, (a["guest"], port["network"])) for port in a["ports"]])  # noqa: C419 (all of them, not up to the first)
+
+
+def _define(node: Hardware, a: Arguments) -> bool:
     missing = [volume["id"] for volume in a["volumes"] if volume["id"] not in node.volumes]
     if missing:
         raise Cannot(f"no volume {missing[0]}")
-    node.machines.setdefault(a["guest"], "defined")
+    return a["guest"] not in node.machines and _set(node.machines, a["guest"], "defined")
 
 
-def _undefine(node: Hardware, a: Arguments) -> None:
+def _undefine(node: Hardware, a: Arguments) -> bool:
     if node.machines.get(a["guest"]) == "running":
         raise Cannot("it runs")
-    node.machines.pop(a["guest"], None)
+    return _drop(node.machines, a["guest"])
 
 
-def _start(node: Hardware, a: Arguments) -> None:
+def _start(node: Hardware, a: Arguments) -> bool:
     if a["guest"] not in node.machines:
         raise Cannot("no such machine")
-    node.machines[a["guest"]] = "running"
+    return _set(node.machines, a["guest"], "running")
 
 
-def _stop(node: Hardware, a: Arguments) -> None:
-    if a["guest"] in node.machines:
-        node.machines[a["guest"]] = "defined"
+def _stop(node: Hardware, a: Arguments) -> bool:
+    return a["guest"] in node.machines and _set(node.machines, a["guest"], "defined")
 
 
-def _prepare(node: Hardware, a: Arguments) -> None:
-    _create_volumes(node, a)
-    _plug(node, a)
-    node.machines.setdefault(a["guest"], "incoming")
+def _prepare(node: Hardware, a: Arguments) -> bool:
+    made = [_create_volumes(node, a), _plug(node, a)]
+    made.append(a["guest"] not in node.machines and _set(node.machines, a["guest"], "incoming"))
+    return any(made)
 
 
-def _discard(node: Hardware, a: Arguments) -> None:
-    node.machines.pop(a["guest"], None)
-    _unplug(node, a)
-    _delete_volumes(node, a)
+def _discard(node: Hardware, a: Arguments) -> bool:
+    return any([_drop(node.machines, a["guest"]), _unplug(node, a), _delete_volumes(node, a)])  # noqa: C419 (all of them, not up to the first)
 
 
-def _transfer(node: Hardware, a: Arguments) -> None:
+def _transfer(node: Hardware, a: Arguments) -> bool:
     if a["guest"] not in node.machines:
         raise Cannot("no such machine")
-    if node.machines[a["guest"]] == "running":
-        node.machines[a["guest"]] = "paused"
+    return node.machines[a["guest"]] == "running" and _set(node.machines, a["guest"], "paused")
 
 
-def _abort(node: Hardware, a: Arguments) -> None:
-    if node.machines.get(a["guest"]) == "paused":
-        node.machines[a["guest"]] = "running"
+def _abort(node: Hardware, a: Arguments) -> bool:
+    return node.machines.get(a["guest"]) == "paused" and _set(node.machines, a["guest"], "running")
 
 
-def _switch(node: Hardware, a: Arguments) -> None:
+def _switch(node: Hardware, a: Arguments) -> bool:
     if a["guest"] not in node.machines:
         raise Cannot("nothing was prepared")
-    node.machines[a["guest"]] = "running" if a["running"] else "defined"
+    return _set(node.machines, a["guest"], "running" if a["running"] else "defined")
 
 
-def _open_workspace(node: Hardware, a: Arguments) -> None:
-    node.workspaces[a["guest"]] = "open"
+def _open_workspace(node: Hardware, a: Arguments) -> bool:
+    return _set(node.workspaces, a["guest"], "open")
 
 
-def _close_workspace(node: Hardware, a: Arguments) -> None:
+def _close_workspace(node: Hardware, a: Arguments) -> bool:
     if a["remove"]:
-        node.workspaces.pop(a["guest"], None)
-    elif a["guest"] in node.workspaces:
-        node.workspaces[a["guest"]] = "closed"
+        return _drop(node.workspaces, a["guest"])
+    return a["guest"] in node.workspaces and _set(node.workspaces, a["guest"], "closed")
 
 
-def _confine(node: Hardware, a: Arguments) -> None:
-    node.sandboxes.setdefault(a["guest"], "ready")
+def _confine(node: Hardware, a: Arguments) -> bool:
+    return a["guest"] not in node.sandboxes and _set(node.sandboxes, a["guest"], "ready")
 
 
-def _unconfine(node: Hardware, a: Arguments) -> None:
-    node.sandboxes.pop(a["guest"], None)
+def _unconfine(node: Hardware, a: Arguments) -> bool:
+    return _drop(node.sandboxes, a["guest"])
 
 
-def _start_agent(node: Hardware, a: Arguments) -> None:
+def _start_agent(node: Hardware, a: Arguments) -> bool:
     if a["guest"] not in node.sandboxes:
         raise Cannot("no sandbox")
-    node.sandboxes[a["guest"]] = "running"
+    return _set(node.sandboxes, a["guest"], "running")
 
 
-def _kill(node: Hardware, a: Arguments) -> None:
-    if a["guest"] in node.sandboxes:
-        node.sandboxes[a["guest"]] = "ready"
+def _kill(node: Hardware, a: Arguments) -> bool:
+    return a["guest"] in node.sandboxes and _set(node.sandboxes, a["guest"], "ready")
 
 
-VERBS: dict[str, Callable[[Hardware, Arguments], None]] = {
+VERBS: dict[str, Callable[[Hardware, Arguments], bool]] = {
     "volume.create": _create_volumes,
     "volume.delete": _delete_volumes,
     "port.plug": _plug,

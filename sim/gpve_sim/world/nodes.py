@@ -145,14 +145,13 @@ class SimNodes:
             yield self.env.timeout(self.work_s)
         if node.boots != boots or key not in node.under_way:
             return
-        before = node.hardware.snapshot()
-        outcome: Outcome
+        outcome: Outcome = Done()
+        changed = False
         try:
-            VERBS[operation.verb](node.hardware, operation.arguments)
-            outcome = Done()
+            changed = VERBS[operation.verb](node.hardware, operation.arguments)
         except Cannot as error:
             outcome = Refused(str(error))
-        if node.hardware.snapshot() != before:
+        if changed:
             node.effects[key, boots] = node.effects.get((key, boots), 0) + 1
         if fault is Fault.NODE_DIES_AFTER_EFFECT:
             self.power_loss(node.name, self.faults.outage_s)

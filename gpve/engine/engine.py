@@ -1,0 +1,151 @@
+"""An engine: one thread with an event loop, in which turns follow each other.
+
+A turn blocks the loop while its transaction is made. Meanwhile answers pile up in the sockets, and the next transaction
+records all of them: that is the group commit. What must not wait (an API server) lives in another thread and talks to
+the engine by `submit` and `hint`.
+"""
+
+import asyncio
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from gpve.tasks.advance import Operation
+from gpve.tasks.flow import Flows
+from gpve.tasks.lease import leave
+from gpve.tasks.ledger import Row, Work
+from gpve.tasks.outcome import Outcome
+from gpve.tasks.submit import Request
+from gpve.tasks.worker import Rules, Worker
+from gpve.world.nodes import Answer, Nodes
+from gpve.world.placer import Placer
+from gpve.world.store import Store, StoreDown
+from gpve.world.turn import turn
+
+STORE_RETRY_S = 0.5
+
+
+class LiveNodes(Nodes, Protocol):
+    """Nodes whose connections live in the engine's event loop."""
+
+    async def open(self) -> None:
+        """Connect, and stay connected."""
+
+    async def close(self) -> None:
+        """Disconnect."""
+
+
+class Engine:
+    """Drives tasks until it is stopped. ``name`` is for people; each start is an incarnation of its own."""
+
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        nodes: LiveNodes,
+        placer: Placer,
+        flows: Flows,
+        rules: Rules = Rules(),  # noqa: B008
+    ) -> None:
+        self._name, self._store, self._nodes, self._placer = name, store, nodes, placer
+        self._worker = Worker(name, self._incarnation(), flows, rules)
+        self._loop = asyncio.new_event_loop()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self._run(),), name=f"engine {name}"
+        )
+
+    def _incarnation(self) -> str:
+        return f"{self._name}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the turn in hand, and give the tasks back at once."""
+        self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    def submit(self, wish: Request) -> "Future[Row]":
+        """Submit a task; the future gets its row, or raises the `TaskError` or `StoreDown` that prevented it.
+
+        After `StoreDown` nobody knows whether the task exists: with an idempotency key, submit again.
+        """
+        future: Future[Row] = Future()
+
+        def then(result: Any) -> None:
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        def hand_in() -> None:
+            self._worker.submit(wish, then)
+            self._wake.set()
+
+        self._loop.call_soon_threadsafe(hand_in)
+        return future
+
+    def hint(self) -> None:
+        """Something was written to the store (a cancellation, a task): look now instead of at the next sweep."""
+
+        def look() -> None:
+            self._worker.look()
+            self._wake.set()
+
+        self._loop.call_soon_threadsafe(look)
+
+    async def _run(self) -> None:
+        await self._nodes.open()
+        ringing = _Ringing(self._nodes, self._wake.set)
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                turn(self._worker, self._store, ringing, self._placer, time.monotonic())
+            except StoreDown:
+                self._worker.reborn(self._incarnation())
+                await asyncio.sleep(STORE_RETRY_S)
+                continue
+            # Once around the loop in any case: what has come in belongs into the next transaction.
+            await asyncio.sleep(0)
+            if self._worker.nothing() and not self._wake.is_set():
+                rest = self._worker.wake() - time.monotonic()
+                if rest > 0:
+                    await self._rest(rest)
+        await self._nodes.close()
+        me = self._worker.incarnation
+        try:
+            self._store.transact([Work(lambda tx: leave(tx, me))])
+        except StoreDown:
+            return
+
+    async def _rest(self, seconds: float) -> None:
+        timer = self._loop.call_later(seconds, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
+
+
+class _Ringing:
+    """Nodes whose answers wake the engine."""
+
+    def __init__(self, nodes: Nodes, ring: Callable[[], None]) -> None:
+        self._nodes, self._ring = nodes, ring
+        self.holds = nodes.holds
+
+    def send(self, operation: Operation, answer: Answer) -> None:
+        def arrive(operation: Operation, outcome: Outcome) -> None:
+            answer(operation, outcome)
+            self._ring()
+
+        self._nodes.send(operation, arrive)

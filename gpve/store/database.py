@@ -1,0 +1,59 @@
+"""Connections: which database an address names, how it is opened, and that its schema is the newest."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from gpve.model.errors import InputError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def connect(address: str) -> Engine:
+    """An engine for ``sqlite:///FILE`` or ``mysql+pymysql://USER:PASSWORD@HOST/DATABASE``. Raises `InputError`."""
+    try:
+        url = make_url(address)
+    except ArgumentError as error:
+        raise InputError(f"{address!r} names no database; say sqlite:///gpve.db or mysql+pymysql://...") from error
+    match url.get_backend_name():
+        case "sqlite":
+            engine = create_engine(url, connect_args={"timeout": 30.0, "check_same_thread": False})
+            event.listen(engine, "connect", _open_sqlite)
+            return engine
+        case "mysql" | "mariadb":
+            return create_engine(
+                url,
+                isolation_level="READ COMMITTED",
+                pool_pre_ping=True,
+                pool_recycle=1800,
+                connect_args={"connect_timeout": 5, "read_timeout": 30, "write_timeout": 30},
+            )
+        case other:
+            raise InputError(f"GPVE keeps its data in SQLite or MySQL (MariaDB), not in {other}")
+
+
+def _open_sqlite(connection: sqlite3.Connection, record: Any) -> None:
+    # Transactions are begun by hand, as BEGIN IMMEDIATE: a reader that wants to write must not find out too late.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema up to date. Raises `InputError` if the database does not answer or is from a newer version."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except SQLAlchemyError as error:
+        raise InputError(f"the database at {engine.url.render_as_string()} cannot be used: {error}") from error
+    except CommandError as error:
+        raise InputError(f"the database at {engine.url.render_as_string()} is from another version: {error}") from error

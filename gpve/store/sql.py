@@ -1,0 +1,342 @@
+"""The store over SQLite and MySQL: transactions with one read and one write a table, whatever the number of works.
+
+A transaction first locks the row of the counter `revision`, and with it every other writer out: commits are in the
+order of their revisions, a watcher skips nothing, and there are no deadlocks. That costs no more than the disk's own
+order of commits does, because many works share one transaction (group commit).
+
+The rows that works have read or put are kept beside the transaction; writes are collected and sent at its end.
+"""
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pymysql
+from sqlalchemy import Engine, and_, func, or_, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql import Select
+
+from gpve.store.schema import METADATA
+from gpve.store.statements import Statements
+from gpve.tasks.events import encode
+from gpve.tasks.ledger import Key, Row, Work
+from gpve.tasks.tables import TABLES
+from gpve.world.store import StoreDown
+
+GIVEN_UP = (1205, 1213)
+"""MySQL: a lock waited for too long, or a deadlock: the transaction is rolled back, and may be tried again."""
+TRIES = 5
+APPENDED = ("event", "change")
+"""Tables whose rows are only ever added: a second row with the same key is a defect that must not pass."""
+
+
+class SqlStore:
+    """A store in a database that `gpve.store.database` opened and migrated."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._statements = Statements(engine.dialect)
+        self._turnstile = _turnstile(engine)
+
+    def transact(self, works: Sequence[Work]) -> list[Any]:
+        """As in `gpve.world.store.Store`."""
+        for attempt in range(TRIES):
+            try:
+                with self._turnstile:
+                    return self._transact(works)
+            except (pymysql.err.OperationalError, sqlite3.OperationalError) as error:
+                if not _rolled_back(error) or attempt == TRIES - 1:
+                    raise StoreDown(str(error)) from error
+            except (pymysql.err.IntegrityError, sqlite3.IntegrityError):
+                # Somebody else inserted what these works had looked for in vain. Now they will find it.
+                if attempt == TRIES - 1:
+                    raise
+            except (pymysql.err.Error, sqlite3.Error, DBAPIError) as error:
+                raise StoreDown(str(error)) from error
+        raise AssertionError
+
+    def _transact(self, works: Sequence[Work]) -> list[Any]:
+        try:
+            connection: Any = self._engine.raw_connection()
+        except DBAPIError as error:
+            raise StoreDown(str(error)) from error
+        try:
+            cursor = connection.cursor()
+            cursor.execute(self._statements.begin)
+            tx = SqlTx(cursor, self._statements)
+            tx.fetch(read for work in works for read in work.reads)
+            results: list[Any] = []
+            for work in works:
+                mark = len(tx.journal)
+                try:
+                    results.append(work.run(tx))
+                except (pymysql.err.Error, sqlite3.Error):
+                    raise
+                except Exception as error:  # a work may raise anything: it is the caller's answer
+                    tx.roll_back(mark)
+                    results.append(error)
+            tx.flush()
+            cursor.execute("COMMIT")
+            cursor.close()
+        except BaseException:
+            connection.invalidate()
+            raise
+        connection.close()
+        return results
+
+    def claimable(self, me: str, versions: Sequence[tuple[str, int, str]], limit: int) -> list[int]:
+        """As in `gpve.world.store.Store`."""
+        task, engine = METADATA.tables["task"], METADATA.tables["engine"]
+        mine, other = METADATA.tables["lock"].alias("mine"), METADATA.tables["lock"].alias("other")
+        alive = (
+            select(engine.c.incarnation)
+            .where(engine.c.incarnation == task.c.owner, engine.c.lease_until > self._statements.now)
+            .exists()
+        )
+        in_the_way = and_(
+            mine.c.task == task.c.id,
+            other.c.resource == mine.c.resource,
+            other.c.task < task.c.id,
+            or_(mine.c.shared.is_(False), other.c.shared.is_(False)),
+        )
+        blocked = select(mine.c.task).where(in_the_way).exists()
+        turn = func.row_number().over(partition_by=task.c.project, order_by=task.c.id)
+        free = (
+            select(task.c.id, turn.label("turn"))
+            .where(
+                task.c.status.in_(("queued", "running", "waiting", "undoing")),
+                task.c.poison.is_(None),
+                task.c.flow.in_({name for name, _, _ in versions}),
+                task.c.table_hash.in_({digest for _, _, digest in versions}),
+                or_(task.c.owner.is_(None), and_(task.c.owner != me, ~alive)),
+                or_(task.c.status != "queued", task.c.cancel.is_not(None), ~blocked),
+            )
+            .subquery()
+        )
+        query = select(free.c.id).order_by(free.c.turn, free.c.id).limit(limit)
+        return [row["id"] for row in self._select(query)]
+
+    def cancelled(self, me: str) -> list[int]:
+        """As in `gpve.world.store.Store`."""
+        task = METADATA.tables["task"]
+        query = select(task.c.id).where(task.c.owner == me, task.c.cancel.is_not(None)).order_by(task.c.id)
+        return [row["id"] for row in self._select(query)]
+
+    def answered(self, me: str) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        task, outbox = METADATA.tables["task"], METADATA.tables["outbox"]
+        query = select(outbox).join(task, task.c.id == outbox.c.task)
+        return self._select(
+            query.where(task.c.owner == me, outbox.c.outcome.is_not(None)).order_by(*outbox.primary_key)
+        )
+
+    def undelivered(self, nodes: Sequence[str], me: str) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        task, outbox = METADATA.tables["task"], METADATA.tables["outbox"]
+        others = or_(task.c.owner.is_(None), task.c.owner != me)
+        query = select(outbox).join(task, task.c.id == outbox.c.task)
+        query = query.where(outbox.c.node.in_(nodes), outbox.c.outcome.is_(None), others)
+        return self._select(query.order_by(*outbox.primary_key))
+
+    def rows(self, table: str, *, limit: int | None = None, **equal: Any) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        found = METADATA.tables[table]
+        query = select(found).where(*(found.c[column] == value for column, value in equal.items()))
+        return self._select(query.order_by(*found.primary_key).limit(limit))
+
+    def events_since(self, revision: int, limit: int) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        event = METADATA.tables["event"]
+        query = select(event).where(event.c.revision > revision)
+        return self._select(query.order_by(event.c.revision, event.c.task, event.c.seq).limit(limit))
+
+    def now(self) -> float:
+        """The database's clock, seconds since 1970."""
+        return float(self._select(select(self._statements.now.label("now")))[0]["now"])
+
+    def _select(self, query: "Select[Any]") -> list[Row]:
+        try:
+            with self._engine.connect() as connection:
+                return [dict(row) for row in connection.execute(query).mappings()]
+        except DBAPIError as error:
+            raise StoreDown(str(error)) from error
+
+
+class _FileLock:
+    """Writers of one SQLite file take turns here: its own way is to sleep and try again, up to a tenth of a second."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._own = threading.Lock()
+        self._file = -1
+
+    def __enter__(self) -> None:
+        self._own.acquire()
+        if self._file < 0:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._own.release()
+
+
+def _turnstile(engine: Engine) -> "AbstractContextManager[None]":
+    name = engine.url.database
+    if engine.dialect.name == "sqlite" and name and name != ":memory:":
+        return _FileLock(Path(f"{name}-turn"))
+    return nullcontext()
+
+
+def _rolled_back(error: Exception) -> bool:
+    code = error.args[0] if error.args else None
+    return code in GIVEN_UP or "database is locked" in str(error)
+
+
+class SqlTx:
+    """A transaction on a DBAPI cursor."""
+
+    def __init__(self, cursor: Any, statements: Statements) -> None:
+        self._cursor, self._statements = cursor, statements
+        self._rows: dict[str, dict[Key, Row | None]] = defaultdict(dict)
+        """By table: rows as this transaction sees them."""
+        self._stored: dict[str, dict[Key, Row | None]] = defaultdict(dict)
+        """By table: rows as the database has them, where that is known."""
+        self._touched: dict[str, dict[Key, None]] = defaultdict(dict)
+        """By table: what was put or deleted, in order."""
+        self._counters: dict[str, int] = {}
+        self.now = 0.0
+        for name, value, now in self._query(statements.counters, ()):
+            self._counters[name] = value
+            self.now = float(now)
+        self._read_counters = dict(self._counters)
+        self.revision = self._counters["revision"] + 1
+        self.journal: list[tuple[str, Key, bool, Row | None]] = []
+        """What was there before each put and delete: table, key, whether anything was known, and what."""
+
+    def _query(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        self._cursor.execute(sql, values)
+        return list(self._cursor.fetchall())
+
+    def fetch(self, reads: Iterable[tuple[str, Key]]) -> None:
+        """Read rows by their keys, all rows of a table in one statement."""
+        wanted: dict[str, dict[Key, None]] = defaultdict(dict)
+        for table, key in reads:
+            if key not in self._rows[table]:
+                wanted[table][key] = None
+        for table, keys in wanted.items():
+            sql, values = self._statements.get(table, list(keys))
+            found = dict.fromkeys(keys)
+            found.update(self._read(table, sql, values))
+            self._rows[table].update(found)
+            self._stored[table].update(found)
+
+    def _read(self, table: str, sql: str, values: Sequence[Any]) -> Iterator[tuple[Key, Row]]:
+        key_columns = TABLES[table].key
+        for values_of_row in self._query(sql, values):
+            row = self._statements.row(table, values_of_row)
+            yield tuple(row[column] for column in key_columns), row
+
+    def get(self, table: str, *key: Any) -> Row | None:
+        """As in `gpve.tasks.ledger.Tx`."""
+        if key not in self._rows[table]:
+            self.fetch([(table, key)])
+        return self._rows[table][key]
+
+    def where(self, table: str, **equal: Any) -> list[Row]:
+        """As in `gpve.tasks.ledger.Tx`."""
+        rows, stored = self._rows[table], self._stored[table]
+        sql, values = self._statements.where(table, equal)
+        keys = dict(self._touched[table])
+        for key, row in self._read(table, sql, values):
+            keys[key] = None
+            if key not in rows:
+                rows[key] = stored[key] = row
+        found = []
+        for key in sorted(keys):
+            current = rows[key]
+            if current is not None and all(current[column] == value for column, value in equal.items()):
+                found.append(current)
+        return found
+
+    def put(self, table: str, row: Row) -> None:
+        """As in `gpve.tasks.ledger.Tx`."""
+        described = TABLES[table]
+        if "revision" in described.columns:
+            row = {**row, "revision": self.revision}
+        if row.keys() != described.columns.keys():
+            raise ValueError(f"table {table}: columns {sorted(row)} are not {sorted(described.columns)}")
+        self._set(table, tuple(row[column] for column in described.key), row)
+
+    def delete(self, table: str, *key: Any) -> None:
+        """As in `gpve.tasks.ledger.Tx`."""
+        self._set(table, key, None)
+
+    def _set(self, table: str, key: Key, row: Row | None) -> None:
+        rows = self._rows[table]
+        self.journal.append((table, key, key in rows, rows.get(key)))
+        self._touched[table][key] = None
+        rows[key] = row
+
+    def take(self, counter: str) -> int:
+        """As in `gpve.tasks.ledger.Tx`."""
+        # Not given back when a work raises: numbers may be skipped, never used twice.
+        self._counters[counter] += 1
+        return self._counters[counter]
+
+    def roll_back(self, mark: int) -> None:
+        """Forget the writes since ``mark`` (a length of the journal)."""
+        while len(self.journal) > mark:
+            table, key, known, row = self.journal.pop()
+            if known:
+                self._rows[table][key] = row
+            else:
+                del self._rows[table][key]
+        self._touched.clear()
+        for table, key, _, _ in self.journal:
+            self._touched[table][key] = None
+
+    def flush(self) -> None:
+        """Send the writes, a statement for each table and manner."""
+        if self.journal:
+            self._counters["revision"] = self.revision
+            self._log_changes()
+        for table, keys in self._touched.items():
+            batches: dict[str, list[Any]] = defaultdict(list)
+            for key in keys:
+                self._sort(table, key, batches)
+            for manner, values in batches.items():
+                self._cursor.executemany(self._statements.write(table, manner), values)
+        taken = [(value, name) for name, value in self._counters.items() if value != self._read_counters[name]]
+        if taken:
+            self._cursor.executemany(self._statements.set_counter, taken)
+
+    def _sort(self, table: str, key: Key, batches: dict[str, list[Any]]) -> None:
+        """Which statement brings this row into the database, and with which values."""
+        row, columns = self._rows[table][key], TABLES[table].columns
+        known = key in self._stored[table]
+        stored = self._stored[table].get(key)
+        if row is None:
+            if not known or stored is not None:
+                batches["delete"].append(key)
+        elif (known and stored is None) or table in APPENDED:
+            batches["insert"].append([row[column] for column in columns])
+        elif not known:
+            batches["replace"].append([row[column] for column in columns])
+        elif row != stored:
+            values = [row[column] for column in columns if column not in TABLES[table].key]
+            batches["update"].append([*values, *key])
+
+    def _log_changes(self) -> None:
+        touched = [(table, key) for table in self._touched if TABLES[table].watched for key in self._touched[table]]
+        for position, (table, key) in enumerate(touched):
+            row = self._rows[table][key]
+            change = {"revision": self.revision, "position": position, "table_name": table}
+            data = None if row is None else encode(row)
+            self.put("change", {**change, "row_key": encode(list(key)), "data": data})

@@ -1,0 +1,133 @@
+"""A real cluster in a directory: a database, node stubs and engines as processes, and what they leave behind."""
+
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from gpve_sim.world.trial import node_row
+
+from gpve.engine.wire import operation_to_line, outcome_from_line
+from gpve.store.database import connect, migrate
+from gpve.store.sql import SqlStore
+from gpve.tasks.advance import Operation
+from gpve.tasks.audit import audit
+from gpve.tasks.flows import FLOWS
+from gpve.tasks.ledger import Tx, Work
+from gpve.tasks.outcome import Done
+from gpve.tasks.state import CLOSED
+from gpve.tasks.submit import request, submitting
+
+HERE = Path(__file__).parent
+NAMES = ("a", "b", "c")
+
+
+class Cluster:
+    """Three node stubs over one database; engines come and go."""
+
+    def __init__(self, address: str, directory: Path, cores: int = 4000) -> None:
+        self.address, self.directory = address, directory
+        self.database = connect(address)
+        migrate(self.database)
+        self.store = SqlStore(self.database)
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.submitted = 0
+
+        def write(tx: Tx) -> None:
+            for name in NAMES:
+                if tx.get("node", name) is None:
+                    tx.put("node", node_row(name, cores=cores))
+            tx.put("network", {"name": "lan", "kind": "bridge", "task": None})
+
+        assert self.store.transact([Work(write)]) == [None]
+        self.start("nodes", "stub_node.py", str(directory), *NAMES)
+
+    def start(self, name: str, script: str, *arguments: str) -> None:
+        """Start a process and wait until it says that it is ready."""
+        process = subprocess.Popen(
+            [sys.executable, HERE / script, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self.processes[name] = process
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+
+    def start_engine(self, name: str) -> None:
+        self.start(name, "engine_process.py", self.address, str(self.directory), name, *NAMES)
+
+    def kill(self, name: str) -> None:
+        """kill -9."""
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+    def stop(self) -> None:
+        for name in list(self.processes):
+            self.kill(name)
+        self.database.dispose()
+
+    def submit(self, count: int, random_: random.Random) -> None:
+        """A mix of tasks, straight to the store: creates, and migrations of VMs that are there."""
+        guests = self.store.rows("guest")
+        ready = [g for g in guests if g["task"] is None and (g["kind"], g["phase"]) == ("vm", "running")]
+        random_.shuffle(ready)
+        works = []
+        for _ in range(count):
+            self.submitted += 1
+            if ready and random_.random() < 0.4:
+                wish = request(FLOWS, "vm_migrate", {"guest": ready.pop()["id"]}, key=f"k{self.submitted}")
+            else:
+                body: dict[str, Any] = {"name": f"vm-{self.submitted}", "cpu_milli": 100, "memory_mib": 64}
+                wish = request(FLOWS, "vm_create", {**body, "networks": ["lan"]}, key=f"k{self.submitted}")
+            works.append(submitting(wish))
+        for result in self.store.transact(works):
+            if isinstance(result, Exception):
+                raise result
+
+    def open_tasks(self) -> list[int]:
+        return [row["id"] for row in self.store.rows("task") if row["status"] not in CLOSED]
+
+    def wait(self, limit_s: float = 120.0) -> None:
+        """Until every task is over."""
+        until = time.monotonic() + limit_s
+        while left := self.open_tasks():
+            if time.monotonic() > until:
+                rows = [row for row in self.store.rows("task") if row["id"] in left[:3]]
+                raise AssertionError(f"{len(left)} tasks are not over: {rows}")
+            time.sleep(0.1)
+
+    def inventory(self) -> dict[str, Any]:
+        """What the nodes say that is on them."""
+        found = {}
+        for name in NAMES:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(self.directory / f"{name}.sock"))
+                asked = Operation(0, "", "do", name, "inventory", {}, "", 0)
+                connection.sendall(operation_to_line(0, asked))
+                with connection.makefile("rb") as lines:
+                    _, outcome = outcome_from_line(lines.readline())
+            assert isinstance(outcome, Done)
+            things = dict(outcome.result)
+            things["ports"] = {(guest, network): mac for guest, network, mac in things["ports"]}
+            for kind in ("machines", "workspaces", "sandboxes"):
+                things[kind] = {int(key): value for key, value in things[kind].items()}
+            found[name] = things
+        return found
+
+    def findings(self) -> list[str]:
+        """What the audit finds, and effects that were made twice."""
+        found = audit(self.store.rows, FLOWS, self.inventory())
+        for name in NAMES:
+            seen: set[tuple[Any, ...]] = set()
+            for line in (self.directory / f"{name}.effects").read_text().splitlines():
+                key = tuple(json.loads(line)["key"])
+                if key in seen:
+                    found.append(f"node {name}: {key} had a second effect")
+                seen.add(key)
+        return found
