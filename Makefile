@@ -25,6 +25,14 @@ $(VENV)/.test-$(WANTED): $(VENV)/.lab-$(WANTED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@rm -f $(VENV)/.test-* && touch $@
 
+# A real MariaDB for the tests of the store. Where it cannot be installed, those tests are skipped by name.
+.PHONY: packages
+packages:
+	@command -v mariadbd >/dev/null || test -x /usr/sbin/mariadbd || { \
+	  echo "  packages               mariadb-server"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mariadb-server >/dev/null; } || \
+	  echo "  packages               mariadb-server could not be installed: the tests that need it are skipped" >&2
+
 lab: $(VENV)/.lab-$(WANTED) ## Replay a generated GPU trace under several policies; leaves plots and a table in out/lab
 	@$(BIN)/gpve lab --out out/lab
 
@@ -34,10 +42,10 @@ lint: $(VENV)/.test-$(WANTED) ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	PYTHONPATH=sim $(BIN)/lint-imports
 
-test: lint ## All tests but the long ones
+test: lint packages ## All tests but the long ones
 	$(BIN)/python -m pytest -m 'not full' -n 2 --dist loadgroup
 
-test-full: lint ## All tests, the long ones too
+test-full: lint packages ## All tests, the long ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 bench: $(VENV)/.lab-$(WANTED) ## Benchmarks; each prints a line of JSON

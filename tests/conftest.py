@@ -1,9 +1,14 @@
 """Shared by all tests."""
 
+import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+
+from tests.tasks.mariadb import MariaDb
 
 
 @dataclass
@@ -33,3 +38,14 @@ def gpve(capsys, monkeypatch):
         return Told(code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator["MariaDb"]:
+    """A MariaDB server of this session's own."""
+    if shutil.which("mariadbd") is None and not Path("/usr/sbin/mariadbd").exists():
+        pytest.skip("mariadb-server is not installed (make test installs it where apt-get may)")
+    server = MariaDb(tmp_path_factory.mktemp("mariadb") / "server")
+    server.start()
+    yield server
+    server.stop()

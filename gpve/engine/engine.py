@@ -52,7 +52,7 @@ class Engine:
         rules: Rules = Rules(),  # noqa: B008
     ) -> None:
         self._name, self._store, self._nodes, self._placer = name, store, nodes, placer
-        self._worker = Worker(name, self._incarnation(), flows, rules)
+        self._worker = Worker(name, self._incarnation(), flows, rules, nodes.holds)
         self._loop = asyncio.new_event_loop()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -141,7 +141,7 @@ class _Ringing:
 
     def __init__(self, nodes: Nodes, ring: Callable[[], None]) -> None:
         self._nodes, self._ring = nodes, ring
-        self.holds = nodes.holds
+        self.holds, self.names = nodes.holds, nodes.names
 
     def send(self, operation: Operation, answer: Answer) -> None:
         def arrive(operation: Operation, outcome: Outcome) -> None:

@@ -25,6 +25,10 @@ class SocketNodes:
         """As in `gpve.world.nodes.Nodes`."""
         return node in self._connections
 
+    def names(self) -> list[str]:
+        """As in `gpve.world.nodes.Nodes`."""
+        return list(self._connections)
+
     def send(self, operation: Operation, answer: Answer) -> None:
         """As in `gpve.world.nodes.Nodes`."""
         self._connections[operation.node].send(operation, answer)

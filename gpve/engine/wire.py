@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from gpve.tasks.advance import Operation
-from gpve.tasks.outcome import Done, Outcome, Refused, Unknown
+from gpve.tasks.outcome import Outcome, from_json, to_json
 
 
 def operation_to_line(number: int, operation: Operation) -> bytes:
@@ -34,24 +34,13 @@ def operation_from_line(line: bytes) -> tuple[int, Operation]:
 
 def outcome_to_line(number: int, outcome: Outcome) -> bytes:
     """An answer."""
-    match outcome:
-        case Done(result):
-            return _line({"number": number, "done": result})
-        case Refused(reason, again, reached):
-            return _line({"number": number, "refused": reason, "again": again, "reached": reached})
-        case Unknown(reason):
-            return _line({"number": number, "unknown": reason})
+    return _line({"number": number, **to_json(outcome)})
 
 
 def outcome_from_line(line: bytes) -> tuple[int, Outcome]:
     """The answer of a line, and the number of its command."""
     said = json.loads(line)
-    number = said["number"]
-    if "done" in said:
-        return number, Done(said["done"])
-    if "refused" in said:
-        return number, Refused(said["refused"], said["again"], said["reached"])
-    return number, Unknown(said["unknown"])
+    return said["number"], from_json(said)
 
 
 def _line(said: dict[str, Any]) -> bytes:

@@ -141,7 +141,7 @@ class SqlStore:
         task, outbox = METADATA.tables["task"], METADATA.tables["outbox"]
         others = or_(task.c.owner.is_(None), task.c.owner != me)
         query = select(outbox).join(task, task.c.id == outbox.c.task)
-        query = query.where(outbox.c.node.in_(nodes), outbox.c.outcome.is_(None), others)
+        query = query.where(outbox.c.node.in_(nodes), outbox.c.relay, outbox.c.outcome.is_(None), others)
         return self._select(query.order_by(*outbox.primary_key))
 
     def rows(self, table: str, *, limit: int | None = None, **equal: Any) -> list[Row]:

@@ -5,7 +5,8 @@ sent is recorded (event and outbox row) and handed back, and is sent after the c
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +66,15 @@ class Advanced:
     """The store's clock in that transaction."""
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What an engine knows besides the task: the seed of its jitter, and which nodes it talks to itself."""
+
+    seed: int = 0
+    holds: Callable[[str], bool] = lambda node: True
+    """Operations for other nodes are left in the outbox, for whoever talks to them."""
+
+
 def draw(seed: int, task: int, seq: int) -> float:
     """In [0, 1), the same for the same (seed, task, position in its log): spreads retries."""
     digest = hashlib.blake2b(f"{seed}/{task}/{seq}".encode(), digest_size=8).digest()
@@ -94,7 +104,7 @@ def advance(
     observations: Sequence[Observation] = (),
     *,
     taken: bool = False,
-    seed: int = 0,
+    around: Surroundings = Surroundings(),  # noqa: B008
 ) -> Advanced:
     """Record ``observations`` and all that follows from them.
 
@@ -113,7 +123,7 @@ def advance(
         if isinstance(observation.outcome, Decided | NoFit):
             decisions[observation.step] = observation.outcome
         else:
-            _record(log, flow, observation.step, observation.direction, observation.outcome, seed)
+            _record(log, flow, observation.step, observation.direction, observation.outcome, around.seed)
     result = Advanced(state, now=tx.now)
     while True:
         seen = context(flow, task, body, state)
@@ -125,7 +135,7 @@ def advance(
         result.operations, result.questions, result.wake_at = [], [], following.wake_at
         moved = False
         for move in following.moves:
-            moved |= _make(log, flow, move, result, decisions, taken, seed)
+            moved |= _make(log, flow, move, result, decisions, taken, around)
         if not moved:
             break
         # Another step may be ready now; what was already recorded is not recorded twice.
@@ -159,6 +169,11 @@ def _record(log: _Log, flow: Flow, step: str, direction: Direction, outcome: Out
     log.add(event)
     if event.kind in (Kind.DONE, Kind.UNDONE, Kind.REFUSED):
         log.tx.delete("outbox", log.task, step, direction)
+        return
+    row = log.tx.get("outbox", log.task, step, direction)
+    if row is not None and row["outcome"] is not None:
+        # Whoever carries it shall try again.
+        log.tx.put("outbox", {**row, "outcome": None})
 
 
 def _make(
@@ -168,7 +183,7 @@ def _make(
     result: Advanced,
     decisions: dict[str, Decided | NoFit],
     taken: bool,
-    seed: int,
+    around: Surroundings,
 ) -> bool:
     """Make a move; whether something was recorded that may change what is next."""
     name, command = move.step.name, move.command
@@ -193,7 +208,7 @@ def _make(
                     log.tx.delete("outbox", log.task, name, "do")
                     log.say(Kind.UNDOING, name, {"tombstone": move.tombstone})
             if not move.recorded or taken:
-                log.tx.put("outbox", _outbox_row(operation, log.tx.now))
+                log.tx.put("outbox", _outbox_row(operation, log.tx.now, relay=not around.holds(command.node)))
             result.operations.append(operation)
             return False
         case InStore():
@@ -205,10 +220,10 @@ def _make(
                     outcome = Done(VERBS[command.verb](log.tx, log.task, command.arguments))
                 except Refuse as error:
                     outcome = Refused(error.reason, error.again, reached=False)
-            _record(log, flow, name, move.direction, outcome, seed)
+            _record(log, flow, name, move.direction, outcome, around.seed)
             return True
         case Place():
-            return _place(log, flow, move, command, result, decisions.pop(name, None), seed)
+            return _place(log, flow, move, command, result, decisions.pop(name, None), around.seed)
 
 
 def _place(
@@ -240,7 +255,7 @@ def _place(
     return False
 
 
-def _outbox_row(operation: Operation, now: float) -> Row:
+def _outbox_row(operation: Operation, now: float, relay: bool) -> Row:
     return {
         "task": operation.task,
         "step": operation.step,
@@ -249,10 +264,28 @@ def _outbox_row(operation: Operation, now: float) -> Row:
         "resource": operation.resource,
         "epoch": operation.epoch,
         "verb": operation.verb,
-        "arguments": encode({"tombstone": operation.tombstone, **operation.arguments}),
+        "arguments": encode({"tombstone": operation.tombstone, "arguments": dict(operation.arguments)}),
         "at": now,
+        "relay": relay,
         "outcome": None,
     }
+
+
+def operation_of(row: Row) -> Operation:
+    """The operation of an outbox row."""
+    carried = json.loads(row["arguments"])
+    direction: Direction = "do" if row["direction"] == "do" else "undo"
+    return Operation(
+        row["task"],
+        row["step"],
+        direction,
+        row["node"],
+        row["verb"],
+        carried["arguments"],
+        row["resource"],
+        row["epoch"],
+        carried["tombstone"],
+    )
 
 
 def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> None:

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from gpve.tasks.advance import Advanced, advance
+from gpve.tasks.advance import Advanced, Surroundings, advance
 from gpve.tasks.errors import CorruptLog
 from gpve.tasks.events import Event, Kind, from_rows, to_row
 from gpve.tasks.flow import Flow, Flows
@@ -64,7 +64,7 @@ def holds_all(tx: Tx, task: int) -> bool:
     return True
 
 
-def take(tx: Tx, flows: Flows, task: int, me: str, seed: int = 0) -> Taken | None:
+def take(tx: Tx, flows: Flows, task: int, me: str, around: Surroundings) -> Taken | None:
     """Claim a task and go on with it; None if it is not to be had (any more), or of a flow unknown here.
 
     Raises `CorruptLog`; then nothing is written, and `poison` keeps it from being tried for ever.
@@ -97,7 +97,7 @@ def take(tx: Tx, flows: Flows, task: int, me: str, seed: int = 0) -> Taken | Non
         apply(state, event)
     row = {**row, "seq": state.seq}
     tx.put("task", row)
-    advanced = advance(tx, flow, row, body, state, taken=True, seed=seed)
+    advanced = advance(tx, flow, row, body, state, taken=True, around=around)
     return Taken(row, flow, body, advanced)
 
 

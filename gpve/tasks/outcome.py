@@ -28,3 +28,23 @@ class Unknown:
 
 
 Outcome = Done | Refused | Unknown
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON."""
+    match outcome:
+        case Done(result):
+            return {"done": result}
+        case Refused(reason, again, reached):
+            return {"refused": reason, "again": again, "reached": reached}
+        case Unknown(reason):
+            return {"unknown": reason}
+
+
+def from_json(said: dict[str, Any]) -> Outcome:
+    """The outcome that `to_json` wrote."""
+    if "done" in said:
+        return Done(said["done"])
+    if "refused" in said:
+        return Refused(said["refused"], said["again"], said["reached"])
+    return Unknown(said["unknown"])

@@ -1,6 +1,7 @@
 """Submitting, cancelling and resuming tasks: what anybody may do to a task without owning it."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from gpve.tasks.events import Event, Kind, encode, to_row
 from gpve.tasks.flow import Body, Flow, Flows
 from gpve.tasks.ledger import Key, Row, Tx, Work
 from gpve.tasks.state import CLOSED, Status
+
+
+KEY = re.compile(r"[!-~]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ def request(
     flow = flows.newest(name)
     if flow is None:
         raise UnknownFlow(name, flows.names)
+    # Databases differ on blanks at the end of a key, and on its length.
+    if key is not None and not KEY.fullmatch(key):
+        raise BadBody(name, "idempotency key", f"{key!r} is not 1 to 128 printable ASCII characters without blanks")
     try:
         checked = flow.body.model_validate(dict(body))
     except ValidationError as error:

@@ -87,6 +87,7 @@ TABLES: dict[str, Table] = {
             "verb": "str",
             "arguments": "json",
             "at": "float",
+            "relay": "bool",
             "outcome": "json?",
         },
         indexes=(("node",),),

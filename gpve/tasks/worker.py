@@ -5,17 +5,20 @@ the transactions of `jobs`, send what `outgoing` and `questions` hold, sleep unt
 of a monotonic clock of the driver's; times in the store are of the store's clock; nothing compares one with the other.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpve.tasks.advance import Advanced, Observation, Operation, Question, advance
+from gpve.tasks.advance import Advanced, Observation, Operation, Question, Surroundings, advance, operation_of
 from gpve.tasks.errors import CorruptLog, Fenced
+from gpve.tasks.events import encode
 from gpve.tasks.flow import Flow, Flows
 from gpve.tasks.lease import Taken, beat, leave, poison, take
 from gpve.tasks.ledger import Row, Tx, Work
 from gpve.tasks.machine import Direction
-from gpve.tasks.outcome import Outcome, Unknown
+from gpve.tasks.operations import OpKey, key_of
+from gpve.tasks.outcome import Outcome, Unknown, from_json, to_json
 from gpve.tasks.records import Decided, NoFit
 from gpve.tasks.state import CLOSED, Status, TaskState
 from gpve.tasks.submit import Request, submit
@@ -62,8 +65,12 @@ class _Active:
 class Worker:
     """The tasks that one incarnation of an engine drives."""
 
-    def __init__(self, name: str, incarnation: str, flows: Flows, rules: Rules) -> None:
+    def __init__(
+        self, name: str, incarnation: str, flows: Flows, rules: Rules, holds: Callable[[str], bool] = lambda node: True
+    ) -> None:
         self.name, self.incarnation, self.flows, self.rules = name, incarnation, flows, rules
+        self._around = Surroundings(rules.seed, holds)
+        self._carrying: set[OpKey] = set()
         self.outgoing: list[Operation] = []
         """Operations to send now: their intent is committed."""
         self.questions: list[Question] = []
@@ -94,7 +101,7 @@ class Worker:
             row = submit(tx, wish)
             taken = None
             if row["owner"] is None and row["seq"] == 1 and self.room > 0:
-                taken = take(tx, self.flows, row["id"], self.incarnation, self.rules.seed)
+                taken = take(tx, self.flows, row["id"], self.incarnation, self._around)
             return row, taken
 
         def after(result: Any) -> None:
@@ -114,7 +121,7 @@ class Worker:
                 continue
 
             def run(tx: Tx, task: int = task) -> Taken | None:
-                return take(tx, self.flows, task, self.incarnation, self.rules.seed)
+                return take(tx, self.flows, task, self.incarnation, self._around)
 
             def after(result: Any, task: int = task) -> None:
                 if isinstance(result, Exception):
@@ -131,12 +138,39 @@ class Worker:
 
     def answer(self, operation: Operation, outcome: Outcome) -> None:
         """What came back for an operation; late, repeated and unexpected answers are welcome."""
+        if key_of(operation) in self._carrying:
+            self._carried(operation, outcome)
+            return
         active = self._active.get(operation.task)
         if active is None or operation.epoch != active.row["epoch"]:
             return
         if active.sent.pop((operation.step, operation.direction), None) is None:
             return
         self._observe(active, Observation(operation.step, operation.direction, outcome))
+
+    def carry(self, rows: Iterable[Row]) -> None:
+        """Operations of other engines' tasks, for nodes that this one talks to: send them, and note what comes back."""
+        for row in rows:
+            operation = operation_of(row)
+            if key_of(operation) not in self._carrying:
+                self._carrying.add(key_of(operation))
+                self.outgoing.append(operation)
+
+    def answered(self, rows: Iterable[Row]) -> None:
+        """Outbox rows of this engine's tasks that others carried, with what came back."""
+        for row in rows:
+            self.answer(operation_of(row), from_json(json.loads(row["outcome"])))
+
+    def _carried(self, operation: Operation, outcome: Outcome) -> None:
+        """Note an outcome for the owner of the task, unless it has sent something newer by now."""
+
+        def run(tx: Tx) -> None:
+            row = tx.get("outbox", *key_of(operation))
+            if row is not None and row["epoch"] == operation.epoch:
+                tx.put("outbox", {**row, "outcome": encode(to_json(outcome))})
+
+        self._carrying.discard(key_of(operation))
+        self._jobs.append(Job(Work(run), lambda _: None))
 
     def decided(self, question: Question, answer: Decided | NoFit) -> None:
         """The scheduler's answer to a question."""
@@ -218,6 +252,7 @@ class Worker:
         self.incarnation = incarnation
         self._active.clear()
         self._ready.clear()
+        self._carrying.clear()
         self.outgoing.clear()
         self.questions.clear()
         self._jobs = [Job(Work(lambda tx: leave(tx, before)), lambda _: None)]
@@ -234,7 +269,7 @@ class Worker:
         row, state = active.row, active.state
 
         def run(tx: Tx) -> Advanced:
-            return advance(tx, active.flow, row, active.body, state, observations, seed=self.rules.seed)
+            return advance(tx, active.flow, row, active.body, state, observations, around=self._around)
 
         def after(result: Any) -> None:
             active.busy = False

@@ -29,7 +29,7 @@ class Store(Protocol):
         """Outbox rows of tasks of ``me`` that another engine has delivered, with their outcomes."""
 
     def undelivered(self, nodes: Sequence[str], me: str) -> list[Row]:
-        """Outbox rows for ``nodes`` without an outcome, of tasks that ``me`` does not own."""
+        """Outbox rows to be relayed to ``nodes``, without an outcome, of tasks that ``me`` does not own."""
 
     def rows(self, table: str, *, limit: int | None = None, **equal: Any) -> list[Row]:
         """Rows to look at, outside of any transaction, in the order of the primary key."""

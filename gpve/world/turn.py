@@ -10,6 +10,8 @@ def turn(worker: Worker, store: Store, nodes: Nodes, placer: Placer, now: float)
     """Do all that is due at ``now`` (monotonic, seconds). Raises `StoreDown`; then the worker must be reborn."""
     if worker.sweep_due(now):
         worker.cancelled(store.cancelled(worker.incarnation))
+        worker.answered(store.answered(worker.incarnation))
+        worker.carry(store.undelivered(nodes.names(), worker.incarnation))
     if worker.wants_work:
         worker.claim(store.claimable(worker.incarnation, worker.flows.versions, worker.room))
     jobs = worker.jobs(now)

@@ -71,8 +71,10 @@ class World:
 class SimEngine:
     """One engine: its process, its crashes and its pauses."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, held: "frozenset[str] | None" = None) -> None:
         self.world, self.name, self.env = world, name, world.env
+        self.held = held
+        """The nodes that it talks to; None: all."""
         self._placer = world.placer()
         self._wake = self.env.event()
         self._frozen_until = 0.0
@@ -81,7 +83,9 @@ class SimEngine:
         self.env.process(self._run())
 
     def _begin(self) -> None:
-        self.worker = Worker(self.name, self.world.incarnation(self.name), self.world.flows, self.world.rules)
+        self.worker = Worker(
+            self.name, self.world.incarnation(self.name), self.world.flows, self.world.rules, self.holds
+        )
         self._mail.clear()
         self._crashed = False
 
@@ -125,7 +129,11 @@ class SimEngine:
 
     def holds(self, node: str) -> bool:
         """As in `gpve.world.nodes.Nodes`."""
-        return self.world.nodes.holds(node)
+        return self.held is None or node in self.held
+
+    def names(self) -> list[str]:
+        """As in `gpve.world.nodes.Nodes`."""
+        return [name for name in self.world.nodes.names() if self.holds(name)]
 
     def send(self, operation: Operation, answer: Callable[[Operation, Outcome], None]) -> None:
         """As in `gpve.world.nodes.Nodes`; answers wait in the mail while the engine stands still."""

@@ -82,6 +82,10 @@ class SimNodes:
         """As in `gpve.world.nodes.Nodes`."""
         return True
 
+    def names(self) -> list[str]:
+        """As in `gpve.world.nodes.Nodes`."""
+        return list(self.by_name)
+
     def send(self, operation: Operation, answer: Answer) -> None:
         """As in `gpve.world.nodes.Nodes`."""
         fault = self.faults.at_node(operation)

@@ -69,7 +69,8 @@ class MemoryStore:
     def undelivered(self, nodes: Sequence[str], me: str) -> list[Row]:
         """As in `gpve.world.store.Store`."""
         found = chain.from_iterable(self.find("outbox", {"node": node}) for node in nodes)
-        return [row for row in found if row["outcome"] is None and self._owner(row) != me]
+        rows = [row for row in found if row["relay"] and row["outcome"] is None and self._owner(row) != me]
+        return sorted(rows, key=lambda row: (row["task"], row["step"], row["direction"]))
 
     def _owner(self, outbox: Row) -> Any:
         return self.tables["task"][(outbox["task"],)]["owner"]

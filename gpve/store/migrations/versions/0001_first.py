@@ -161,6 +161,7 @@ def upgrade() -> None:
         _column("verb", NAME),
         _column("arguments", TEXT),
         _column("at", sa.Double()),
+        _column("relay", sa.Boolean()),
         _column("outcome", TEXT, nullable=True),
         sa.PrimaryKeyConstraint("task", "step", "direction", name="pk_outbox"),
         **MYSQL,
