@@ -21,16 +21,22 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "gpve"
 
 
-def _sources_hash() -> str:
-    here = Path(__file__).resolve().parent
-    digest = hashlib.sha256(f"{numba.__version__}".encode())
-    kernels = [*here.rglob("*.py")]
-    lab = here.parent.parent / "sim" / "gpve_sim"
+def sources() -> list[Path]:
+    """All files whose text can change what is compiled: of the scheduler without the optimizer, which calls the core
+    and is not called by it, of the loop, and the reasons, whose numbers the core returns."""
+    scheduler = Path(__file__).resolve().parent
+    root = scheduler.parent.parent
+    lab = root / "sim" / "gpve_sim"
     if not lab.is_dir():
-        lab = here.parent.parent / "gpve_sim"
-    kernels += (lab / "kernel").rglob("*.py")
-    for path in sorted(kernels):
-        digest.update(path.name.encode())
+        lab = root / "gpve_sim"
+    found = [*scheduler.rglob("*.py"), *(lab / "kernel").rglob("*.py"), scheduler.parent / "model" / "reasons.py"]
+    return sorted(path for path in found if scheduler / "optimize" not in path.parents)
+
+
+def _sources_hash() -> str:
+    digest = hashlib.sha256(f"{numba.__version__}".encode())
+    for path in sources():
+        digest.update(f"{path.parent.name}/{path.name}".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
