@@ -1,7 +1,5 @@
 """``gpve replay``: a trace over a cluster under one policy."""
 
-import atexit
-import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,10 +51,6 @@ def replay(
     json: AsJson = False,
 ) -> None:
     """Replay TRACE over a cluster under one placement policy."""
-    # Else a small replay spends a quarter of its time looking for cycles among what its imports made, and taking all
-    # of it apart at the end. What is large are arrays, which go without being looked for.
-    gc.set_threshold(200_000, 2, 2)
-    atexit.register(gc.freeze)
     from gpve_sim.experiment import Experiment, run
     from gpve_sim.results import files_of, output_directory, summary, write_together
 
