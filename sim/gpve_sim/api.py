@@ -7,13 +7,15 @@ from typing import Any
 import pandas as pd
 
 from gpve.model.columns import Nodes
+from gpve.model.errors import InputError
 from gpve.scheduler.fragmentation import typical_requests
 from gpve.scheduler.policy import Policy
 from gpve_sim import results
 from gpve_sim.catalogue import load, load_nodes
 from gpve_sim.comparison import vary
 from gpve_sim.driver import Replayed, Settings, replay_trace
-from gpve_sim.policies import find_policy
+from gpve_sim.experiment import replay_under
+from gpve_sim.policies import OR_TOOLS, Batching, find_decider
 from gpve_sim.trace import Trace
 from gpve_sim.workload import NodeEvents
 
@@ -68,7 +70,7 @@ class Result:
 
 def replay(
     trace: str | Trace,
-    policy: str | Policy = "best-fit",
+    policy: str | Policy | Batching = "best-fit",
     *,
     nodes: str | Nodes | None = None,
     departures: bool | None = None,
@@ -77,7 +79,8 @@ def replay(
     shuffle: bool = False,
     events: NodeEvents | None = None,
 ) -> Result:
-    """Replay ``trace`` (a name, a path or a `Trace`) under ``policy`` (a name, ``file.py:name`` or your own).
+    """Replay ``trace`` (a name, a path or a `Trace`) under ``policy`` (a name, ``file.py:name`` or your own;
+    ``or-tools``, or a `Batching` that says how large the batches are).
 
     ``nodes``: the cluster (default: the trace's own). ``shuffle``: draw the order of arrival (where nothing departs)
     and of nodes by ``seed``. ``events``: what happens to nodes (see `gpve_sim.whatif`). Raises `InputError`.
@@ -88,13 +91,10 @@ def replay(
     typical = typical_requests(loaded.guests, cluster.gpu_model_names)
     if shuffle:
         loaded, cluster = vary(loaded, cluster, seed, ("arrivals", "ties"), departs)
-    return Result(
-        replay_trace(
-            loaded,
-            find_policy(policy) if isinstance(policy, str) else policy,
-            nodes=cluster,
-            events=events,
-            settings=Settings(queue=queue, departures=departs, seed=seed),
-            typical=typical,
-        )
-    )
+    decider = find_decider(policy) if isinstance(policy, str) else policy
+    settings = Settings(queue=queue, departures=departs, seed=seed)
+    if isinstance(decider, Policy):
+        return Result(replay_trace(loaded, decider, nodes=cluster, events=events, settings=settings, typical=typical))
+    if events is not None:
+        raise InputError(f"the policy {OR_TOOLS} takes no events of nodes beside those of the cluster's own columns")
+    return Result(replay_under(loaded, decider, nodes=cluster, settings=settings, typical=typical))

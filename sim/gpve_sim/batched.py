@@ -32,6 +32,7 @@ from gpve.model.errors import InputError
 from gpve.model.reasons import Reason
 from gpve.scheduler.cluster import check_models, state_of
 from gpve.scheduler.columns import SCORED, State
+from gpve.scheduler.compiled import bound
 from gpve.scheduler.fragmentation import Typical, typical_requests
 from gpve.scheduler.optimize.check import Objective, worth
 from gpve.scheduler.optimize.place import Placement, place_batch
@@ -268,6 +269,7 @@ def replay_batched(
     rows = len(sample_times) + 2 if departs else 2 * len(guests) + len(arrays.event_time) + 2
     run = run_of(arrays, state, mode=t.BACKFILL, rows=rows)
     policy = (*heuristic.compiled, heuristic.uniform, heuristic.keeps, settings.seed)
+    _warm_up(state, policy, arrays, run)
     start(state, policy, arrays, run)
     spare_nodes = departs if batching.spare_nodes is None else batching.spare_nodes
     limit = batching.deterministic_limit
@@ -302,6 +304,24 @@ def replay_batched(
         replay_s=time.perf_counter() - started, scored=int(state.scalars[SCORED]), or_tools=said,
     )  # fmt: skip
     return replayed, replay.decisions
+
+
+def _warm_up(state: State, policy: tuple[Any, ...], load: t.Load, run: t.Run) -> None:
+    """Have every step compiled (or fetched from the cache) before the clock runs, without taking any."""
+    g, rows = 0, np.zeros(0, np.int64)
+    for step, arguments in (
+        (steps.next_release, (load, run)),
+        (steps.until, (state, policy, load, run, 0.0, 0)),
+        (steps.attempt, (state, policy, load, rows, rows, rows)),
+        (steps.put, (state, policy, load, run, g, 0, 0, 0.0)),
+        (steps.settle_alone, (state, policy, load, run, g, 0.0)),
+        (steps.drop, (run, g, 0.0, 0)),
+        (steps.queue, (run, g, 0.0, 0)),
+        (steps.expire, (run, g, 0.0, 0)),
+        (steps.sample, (run,)),
+        (finish, (load, run)),
+    ):
+        bound(step, *arguments)
 
 
 def _window(batching: Batching, departs: bool) -> tuple[float | None, int | None]:

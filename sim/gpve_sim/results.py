@@ -203,9 +203,9 @@ def summary(replayed: Replayed) -> Summary:
 
 
 def _waits(replayed: Replayed) -> dict[str, float] | None:
-    """Seconds from arrival to start, of all that started; None if nothing could wait."""
+    """Seconds from arrival to start, of all that started; None if nothing could wait (in batches all do)."""
     start = replayed.run.start
-    if replayed.settings.queue == "drop" or not len(start):
+    if replayed.settings.queue == "drop" and replayed.or_tools is None:
         return None
     waited = (start - replayed.load.arrival)[~np.isnan(start)]
     if not len(waited):

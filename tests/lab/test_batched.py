@@ -9,6 +9,7 @@ import gpve_sim as lab
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pytest
 from gpve_sim.batched import replay_batched
 from gpve_sim.comparison import VARY, vary
 from gpve_sim.driver import Settings
@@ -17,10 +18,11 @@ from gpve_sim.policies import Batching
 from gpve_sim.results import digest
 from gpve_sim.sweep import read_sweep, run_sweep
 from gpve_sim.trace import Trace
+from gpve_sim.workload import NodeEvents
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpve.model import Guests, Nodes
+from gpve.model import Guests, InputError, Nodes
 from gpve.scheduler.fragmentation import typical_requests
 from tests.lab.perfect import halves_that_fill
 from tests.worlds import clusters, guest_lists
@@ -144,6 +146,32 @@ def test_compare_and_sweep(tmp_path):
     again = lab.compare("generated/openb-like", ["or-tools"], seeds=[1]).runs
     same = ["policy", "seed", "placed", "gpu_pct", "fragmentation_pct", "placements_sha256"]
     pd.testing.assert_frame_equal(swept[same], again[same])
+
+
+def test_from_python():
+    """`lab.replay` takes it by name or with its batches; what happens to nodes beside their columns is refused."""
+    trace = lab.load("generated/openb-like", guests=400)
+    for policy, batching in (("or-tools", None), (Batching(size=100), Batching(size=100))):
+        found = lab.replay(trace, policy)
+        assert digest(found.replayed) == digest(replay_batched(trace, batching=batching)[0])
+        assert found.summary["or_tools"]["batch_size"] == (50 if batching is None else 100)
+    with pytest.raises(InputError, match="takes no events"):
+        lab.replay(trace, "or-tools", events=NodeEvents.none())
+
+
+def test_guests_wait_for_their_batch():
+    """Even where nothing queues: from arrival to the end of the window."""
+    guests = Guests(
+        ids=pa.array(["a", "b", "c"]),
+        kind=np.zeros(3, np.uint8),
+        arrival_s=np.array([0.0, 4.0, 9.0]),
+        departure_s=np.array([100.0, 100.0, 100.0]),
+        cpu_milli=np.array([1000, 1000, 9000]),
+        memory_mib=np.array([1024, 1024, 1024]),
+    )
+    waited = lab.replay(Trace("three", guests, lab.load_nodes("1x(4c,16G)")), Batching(window_s=10.0)).summary
+    assert (waited["placed"], waited["failed"]) == (2, 1)
+    assert waited["wait_s"] == {"mean": 8.0, "p50": 8.0, "p99": pytest.approx(9.96), "max": 10.0}
 
 
 def test_few_nodes_are_opened_where_that_counts():
