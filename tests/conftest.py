@@ -40,12 +40,25 @@ def gpve(capsys, monkeypatch):
     return run
 
 
-@pytest.fixture(scope="session")
-def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator["MariaDb"]:
-    """A MariaDB server of this session's own."""
+def _server(directory: Path) -> MariaDb:
     if shutil.which("mariadbd") is None and not Path("/usr/sbin/mariadbd").exists():
         pytest.skip("mariadb-server is not installed (make test installs it where apt-get may)")
-    server = MariaDb(tmp_path_factory.mktemp("mariadb") / "server")
+    server = MariaDb(directory)
     server.start()
+    return server
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb]:
+    """A MariaDB server for the session."""
+    server = _server(tmp_path_factory.mktemp("mariadb") / "server")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def mariadb_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb]:
+    """A MariaDB server for one test, to be killed."""
+    server = _server(tmp_path_factory.mktemp("mariadb") / "server")
     yield server
     server.stop()

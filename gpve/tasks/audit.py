@@ -7,6 +7,7 @@ finds, because what it finds is a defect of GPVE. Each finding is a sentence tha
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from gpve.model.phases import STEADY
@@ -24,7 +25,7 @@ Inventory = Mapping[str, Mapping[str, Mapping[Any, Any]]]
 
 def audit(read: Reader, flows: Flows, nodes: Inventory | None = None) -> list[str]:
     """All findings; an empty list is good news. ``nodes`` leaves out the nodes that do not answer."""
-    findings = [*_tasks(read, flows), *_guests(read), *_claims(read), *_quota(read)]
+    findings = [*_tasks(read, flows), *_locks(read, flows), *_guests(read), *_claims(read), *_quota(read)]
     if nodes is not None:
         findings += _nodes(read, nodes)
     return findings
@@ -64,11 +65,48 @@ def _tasks(read: Reader, flows: Flows) -> Iterator[str]:
     for row in read("idempotency"):
         if row["task"] not in tasks:
             yield f"idempotency key {row['key']!r} names task {row['task']}, which is not there"
-    for row in read("outbox"):
-        if row["task"] in tasks and tasks[row["task"]]["poison"] is None:
-            at = fold(from_rows(row["task"], logs[row["task"]])).step(row["step"]).at
-            if at is not (At.SENT if row["direction"] == "do" else At.UNDOING):
-                yield f"outbox: task {row['task']} step {row['step']} {row['direction']}: the step is {at}"
+    sent = {(row["task"], row["step"], row["direction"]) for row in read("outbox")}
+    for task, row in tasks.items():
+        if row["status"] in CLOSED or row["poison"] is not None:
+            continue
+        with suppress(CorruptLog):
+            state = fold(from_rows(task, sorted(logs[task], key=lambda e: e["seq"])))
+            due = {(task, name, DIRECTION[step.at]) for name, step in state.steps.items() if step.at in DIRECTION}
+            for key in due ^ {key for key in sent if key[0] == task}:
+                yield f"task {task}, step {key[1]}, {key[2]}: {'not' if key in due else 'still'} in the outbox"
+
+
+DIRECTION = {At.SENT: "do", At.UNDOING: "undo"}
+
+
+def _locks(read: Reader, flows: Flows) -> Iterator[str]:
+    """Whether two tasks were ever at work under locks that exclude each other, or out of turn."""
+    spans: dict[str, list[tuple[int, float, int, bool]]] = defaultdict(list)
+    began: dict[int, int] = {}
+    ended: dict[int, int] = {}
+    for event in read("event"):
+        if event["kind"] == Kind.BEGAN:
+            began[event["task"]] = event["revision"]
+        elif event["kind"] == Kind.CLOSED:
+            ended[event["task"]] = event["revision"]
+    for row in read("task"):
+        flow = flows.of(row)
+        if flow is None or row["id"] not in began or row["poison"] is not None:
+            continue
+        body = flow.body.model_validate_json(row["body"], strict=False)
+        target = int(row["target"]) if (row["target"] or "").isdigit() else row["target"]
+        for lock in flow.locks(target, body):
+            end = ended.get(row["id"], float("inf"))
+            spans[lock.resource].append((began[row["id"]], end, row["id"], lock.shared))
+    for resource, held in spans.items():
+        held.sort()
+        longest: dict[bool, tuple[float, int]] = {True: (-1.0, 0), False: (-1.0, 0)}
+        for start, end, task, shared in held:
+            for other_shared in (False,) if shared else (False, True):
+                until, other = longest[other_shared]
+                if start < until:
+                    yield f"tasks {other} and {task} held {resource} at the same time"
+            longest[shared] = max(longest[shared], (end, task))
 
 
 def check_log(flow: Flow, events: list[Event]) -> Iterator[str]:
@@ -131,12 +169,12 @@ def check_log(flow: Flow, events: list[Event]) -> Iterator[str]:
 
 def _guests(read: Reader) -> Iterator[str]:
     tasks = {row["id"]: row for row in read("task")}
+    locks = {(row["task"], row["resource"]) for row in read("lock")}
     for guest in read("guest"):
         name, steady = f"guest {guest['id']}", guest["phase"] in STEADY[guest["kind"]]
-        task = tasks.get(guest["task"])
         if steady != (guest["task"] is None):
             yield f"{name} is {guest['phase']} and names task {guest['task']}"
-        elif not steady and (task is None or task["status"] in CLOSED or task["target"] != str(guest["id"])):
+        elif not steady and (guest["task"], f"guest/{guest['id']}") not in locks:
             yield f"{name} is {guest['phase']}, and its task {guest['task']} is not at work on it"
     for table in ("claim", "volume", "network"):
         for row in read(table):
@@ -200,7 +238,11 @@ def _nodes(read: Reader, nodes: Inventory) -> Iterator[str]:
     for name, things in nodes.items():
         for guest, state in things["machines"].items():
             machines[guest].append((name, state))
-        owners = [*((volume, guest) for volume, guest in things["volumes"].items())]
+        # A volume of no guest is accounted for below.
+        owners = [(volume, guest) for volume, guest in things["volumes"].items() if guest is not None]
+        for kind in ("planes", "endpoints"):
+            owners += [(f"one of the {kind}", int(guest)) for guest in things.get(kind, {})]
+        owners += [(f"snapshot {key}", int(key.split("/")[0])) for key in things.get("snapshots", {})]
         owners += [(f"port in {network}", guest) for guest, network in things["ports"]]
         owners += [("workspace", guest) for guest in things["workspaces"]]
         owners += [("sandbox", guest) for guest in things["sandboxes"]]
@@ -212,7 +254,13 @@ def _nodes(read: Reader, nodes: Inventory) -> Iterator[str]:
             continue
         if guest not in guests or [node for node, _ in found] != [guests[guest]["node"]]:
             yield f"guest {guest} is defined on {found}"
-    for volume in read("volume"):
+    rows = {row["id"]: row for row in read("volume")}
+    for volume in rows.values():
         on = [name for name, things in nodes.items() if volume["id"] in things["volumes"]]
-        if volume["guest"] not in busy and volume["node"] in nodes and on != [volume["node"]]:
+        at_rest = volume["guest"] not in busy and volume["task"] is None
+        if at_rest and volume["node"] in nodes and on != [volume["node"]]:
             yield f"volume {volume['id']} is on {on}, not on {volume['node']}"
+    for name, things in nodes.items():
+        for volume_id, guest in things["volumes"].items():
+            if guest is None and volume_id not in rows:
+                yield f"node {name} has volume {volume_id} of no guest, which is not there"

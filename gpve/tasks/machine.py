@@ -135,7 +135,7 @@ def _backward(flow: Flow, seen: Context, state: TaskState, now: float) -> Plan:
     waiting = {step.name for step in owed}
     for step in owed:
         at = state.step(step.name)
-        if at.gave_up is not None or any(other in waiting for other in flow.dependents[step.name]):
+        if at.gave_up is not None or _waits_for(flow, step, waiting):
             continue
         if at.retry_at > now and at.at is At.UNDOING:
             return Plan(wake_at=at.retry_at)
@@ -145,6 +145,11 @@ def _backward(flow: Flow, seen: Context, state: TaskState, now: float) -> Plan:
         action = step.do if tombstone or step.undo is None else step.undo
         return Plan(moves=[Move(step, "undo", action(seen), at.at is At.UNDOING, tombstone)])
     return Plan(events=[(Kind.STUCK, "", {})])
+
+
+def _waits_for(flow: Flow, step: Step, owed: set[str]) -> bool:
+    """Whether something that needs this step is not undone yet."""
+    return any(other in owed for other in flow.dependents[step.name])
 
 
 def observe(

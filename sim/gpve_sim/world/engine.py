@@ -7,6 +7,7 @@ from typing import Any
 import simpy
 
 from gpve.tasks.advance import Operation
+from gpve.tasks.audit import audit
 from gpve.tasks.events import Kind
 from gpve.tasks.flow import Flows
 from gpve.tasks.ledger import Row, Work
@@ -48,6 +49,9 @@ class World:
     store_back_at: float = 0.0
     """Before this time the store does not answer."""
     incarnations: int = 0
+    audited: bool = False
+    """Audit the store after every transaction; what is found goes to ``findings``."""
+    findings: list[str] = field(default_factory=list)
     stopped: bool = False
     """The engines end; what is on its way to a node still arrives."""
 
@@ -174,6 +178,8 @@ class SimEngine:
                 raise StoreDown
 
         results = self.world.store.transact(works, before)
+        if self.world.audited:
+            self.world.findings += audit(self.world.store.rows, self.world.flows)
         if fault is Fault.STORE_LOST:
             self.world.store_back_at = self.env.now + self.world.faults.outage_s
             raise StoreDown

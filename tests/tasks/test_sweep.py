@@ -1,0 +1,100 @@
+"""The flows of the first slice under every single fault, and under pairs of faults, in the simulated world."""
+
+import random
+from functools import cache
+
+import pytest
+from gpve_sim.policies import load
+from gpve_sim.world.engine import World
+from gpve_sim.world.faults import Fault, Injection
+from gpve_sim.world.sweep import Point, pairs, points_of, singles
+from gpve_sim.world.trial import Trial, run_trial
+
+from gpve.tasks.flows import FLOWS
+from gpve.world.placement import SchedulerPlacer
+
+SLICE = ("vm_create", "vm_migrate", "agent_start")
+TAKES_OVER = (Fault.LEASE_STOLEN, Fault.CRASH_BEFORE_SEND, Fault.CRASH_BEFORE_RECORD, Fault.CRASH_AFTER_RECORD)
+
+
+def placer() -> SchedulerPlacer:
+    return SchedulerPlacer(load("best-fit"))
+
+
+@cache
+def points(flow: str) -> list[Point]:
+    return points_of(flow, placer)
+
+
+def check(trial: Trial, plan: tuple[Injection, ...]) -> None:
+    told = " and ".join(map(str, plan))
+    assert trial.findings == [], f"{told}: {trial.findings}"
+    assert trial.status in ("done", "undone"), f"{told}: {trial.status}"
+
+
+@pytest.mark.parametrize("flow", SLICE)
+def test_every_undo_is_reached(flow):
+    """The sweep is worth nothing if it never comes there."""
+    seen = {(point.step, point.direction) for point in points(flow)}
+    for step in FLOWS.newest(flow).steps:
+        assert (step.name, "do") in seen
+        if step.undo is not None:
+            assert (step.name, "undo") in seen
+
+
+@pytest.mark.parametrize("flow", SLICE)
+def test_every_single_fault(flow):
+    """The fault fires, the task ends done or undone, nothing is left; every moment between is in order as well."""
+    for seed, plan in enumerate(singles(points(flow))):
+        worlds: list[World] = []
+
+        def watched(*arguments, worlds=worlds, **options):
+            worlds.append(World(*arguments, audited=True, **options))
+            return worlds[0]
+
+        trial = run_trial(flow, plan, placer, seed, make_world=watched)
+        check(trial, plan)
+        assert worlds[0].findings == [], f"{plan[-1]}: {worlds[0].findings[:3]}"
+        assert set(trial.fired) == set(plan), f"{plan[-1]} did not fire"
+        if plan[-1].fault in TAKES_OVER:
+            taken = [row for row in trial.log if row["kind"] == "claimed"]
+            assert (
+                len(taken) > 1
+                or trial.log[-1]["revision"] <= max(row["revision"] for row in taken) + 1
+                or (plan[-1].fault is Fault.CRASH_AFTER_RECORD)
+            ), f"{plan[-1]}: nobody took over"
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_pairs_of_faults_sampled(part):
+    """A seeded sample of all pairs on all three flows."""
+    chosen = random.Random(part)
+    fired = 0
+    for flow in SLICE:
+        every = list(pairs(points(flow)))
+        for seed, plan in enumerate(chosen.sample(every, 250)):
+            trial = run_trial(flow, plan, placer, seed)
+            check(trial, plan)
+            fired += set(trial.fired) == set(plan)
+    assert fired > 200
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("part", range(8))
+def test_all_pairs_of_faults_on_a_migration(part):
+    """Every two faults, undo steps included. Some exclude each other: the first keeps the second from its step."""
+    fired = total = 0
+    for seed, plan in enumerate(pairs(points("vm_migrate"))):
+        if seed % 8 == part:
+            trial = run_trial("vm_migrate", plan, placer, seed)
+            check(trial, plan)
+            total += 1
+            fired += set(trial.fired) == set(plan)
+    assert total > 1000
+    assert fired > total // 3
+
+
+def test_same_seed_same_log():
+    """Byte for byte, with faults and jitter."""
+    plan = (Injection("prepare", "do", Fault.ANSWER_LOST), Injection("transfer", "do", Fault.REFUSE))
+    assert run_trial("vm_migrate", plan, placer, 5).log == run_trial("vm_migrate", plan, placer, 5).log
