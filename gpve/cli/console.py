@@ -24,7 +24,8 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback (done, total) that shows a bar on standard error once the work takes longer than `PATIENCE_S`."""
+    """A callback (done, total) that shows a bar on a terminal's standard error once the work takes longer than
+    `PATIENCE_S`."""
     started = time.monotonic()
     bar: Any = None
     task: Any = None
@@ -43,7 +44,8 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
             )
-            bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            console = Console(stderr=True)
+            bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
             bar.start()
             task = bar.add_task(label, total=total)
         bar.update(task, completed=done, total=total)

@@ -83,8 +83,9 @@ RULE = np.dtype([("group", np.int32), ("max_per_node", np.int32), ("avoid_from",
 CLOCK, NEWEST, PAIRS, ERROR, ERROR_NODE, ERROR_CLASS, DECISIONS, SCORED = range(8)
 SCALARS = 8
 
-BAD_SCORE = 1
-"""`scalars[ERROR]` after a policy returned NaN, an infinity, or something below `FLOOR`."""
+BAD_SCORE, BAD_DEVICE = 1, 2
+"""`scalars[ERROR]` after a policy returned NaN, an infinity, or something below `FLOOR`; after it chose a device that
+is none, or on which too little is left."""
 
 INFEASIBLE = -1e300
 """A leaf of the index that does not fit holds ``INFEASIBLE / reason``: nearer misses are larger."""

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from gpve.scheduler.columns import CLOCK, DECISIONS, FLOOR, NEWEST
+from gpve.scheduler.columns import BAD_DEVICE, CLOCK, DECISIONS, ERROR, ERROR_CLASS, ERROR_NODE, FLOOR, NEWEST
 from gpve.scheduler.compiled import kernel, outlined
 from gpve.scheduler.fit import fits
 from gpve.scheduler.groups import allowed, enrol
@@ -193,8 +193,14 @@ def claim(state, device, keep, keeps, c, rule, n, draw, wanted):
         if wanted != 0:
             taken = wanted
         elif req.gpu_count == 1 and req.gpu_milli < 1000:
-            taken = np.int64(1) << device(state.free_cpu[n], state.free_mem[n], free_gpu, node, req)
-        else:
+            chosen = device(state.free_cpu[n], state.free_mem[n], free_gpu, node, req)
+            if 0 <= chosen < len(free_gpu) and free_gpu[chosen] >= req.gpu_milli:
+                taken = np.int64(1) << chosen
+            else:
+                state.scalars[ERROR] = BAD_DEVICE
+                state.scalars[ERROR_NODE] = n
+                state.scalars[ERROR_CLASS] = c
+        if taken == 0:
             for _ in range(req.gpu_count):
                 least = -1
                 for d in range(len(free_gpu)):

@@ -130,6 +130,8 @@ def load(
     if text in GENERATED:
         from gpve_sim.generate import generated
 
+        if reader is not None or mapping is not None:
+            raise InputError(f"{text} is generated: there is nothing to read with a reader or a mapping")
         trace = generated(text.removeprefix("generated/"), seed=seed, **options)
         return trace if nodes is None else replace(trace, nodes=nodes)
     if options:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpve.model.columns import Guests, Nodes
 from gpve.model.errors import InputError
 from gpve.scheduler.cluster import INDEX_BYTES, check_models, state_of
-from gpve.scheduler.columns import ERROR, ERROR_CLASS, ERROR_NODE, SCORED, State
+from gpve.scheduler.columns import BAD_DEVICE, ERROR, ERROR_CLASS, ERROR_NODE, SCORED, State
 from gpve.scheduler.fragmentation import Typical, typical_requests
 from gpve.scheduler.policy import Policy
 from gpve.scheduler.requests import Requests, requests_of
@@ -31,6 +31,7 @@ from gpve_sim.kernel.tables import (
     Load,
     Run,
 )
+from gpve_sim.streams import check_seed
 from gpve_sim.trace import Trace
 from gpve_sim.workload import NodeEvents, load_of, node_events, run_of
 
@@ -56,6 +57,9 @@ class Settings:
     """Stop before this arrival (counted from 0); -1: go to the end."""
     index_bytes: int = INDEX_BYTES
     """Memory for the score index; changes the speed, never a placement."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -127,20 +131,32 @@ def replay_trace(
     _warm_up(arguments)
     run, looping_s = _drive(state, arguments, load, run, mode, sample_every, settings.limit, progress)
     if state.scalars[ERROR]:
-        raise InputError(
-            f"policy {policy.name!r} returned something that is not a score (NaN, infinity or below -1e290) for "
-            f"guest class {_describe(state, int(state.scalars[ERROR_CLASS]))} on node "
-            f"{nodes.names[int(state.scalars[ERROR_NODE])]!r}; a score is a finite number, or -inf to forbid the node"
-        )
+        raise _complaint(policy, state, nodes)
     return Replayed(
         trace, nodes, policy, settings, requests, typical, state, load, run,
         replay_s=sorting_s + looping_s, scored=int(state.scalars[SCORED]),
     )  # fmt: skip
 
 
-def _describe(state: State, c: int) -> str:
-    cls = state.classes[c]
-    return f"({cls['cpu']} milli-CPU, {cls['mem']} MiB, {cls['gpu_count']} x {cls['gpu_milli']} milli-GPU)"
+def _complaint(policy: Policy, state: State, nodes: Nodes) -> InputError:
+    """What the policy did wrong, with the user's line."""
+    cls = state.classes[int(state.scalars[ERROR_CLASS])]
+    asked = f"({cls['cpu']} milli-CPU, {cls['mem']} MiB, {cls['gpu_count']} x {cls['gpu_milli']} milli-GPU)"
+    where = f"for guest class {asked} on node {nodes.names[int(state.scalars[ERROR_NODE])]!r}"
+    if state.scalars[ERROR] == BAD_DEVICE:
+        part: Callable[..., Any] = policy.device
+        problem = (
+            f"chose a device that cannot take the share {where}; "
+            "a device is the index of an item of free_gpu that is at least req.gpu_milli"
+        )
+    else:
+        part = policy.score
+        problem = (
+            f"returned something that is not a score (NaN, infinity or below -1e290) {where}; "
+            "a score is a finite number, or -inf to forbid the node"
+        )
+    code = part.__code__
+    return InputError(f"policy {policy.name!r} {problem}", file=code.co_filename, line=code.co_firstlineno)
 
 
 def sampling(guests: Guests, departs: bool) -> tuple[NDArray[np.float64], int, int]:

@@ -156,5 +156,41 @@ def test_not_a_score(tmp_path, value):
     """NaN, infinity and what is below the floor are refused, with guest class and node."""
     file = tmp_path / "mine.py"
     file.write_text(f"x = {value}\ndef p(free_cpu, free_mem, free_gpu, node, req):\n    return x\n")
-    with pytest.raises(InputError, match=r"not a score .* on node"):
+    with pytest.raises(InputError, match=r"not a score .* on node") as told:
         lab.replay(lab.load("generated/azure-like", guests=50), f"{file}:p")
+    assert (told.value.file, told.value.line) == (str(file), 2)
+
+
+@pytest.mark.parametrize("device", ["7", "-1", "free_gpu.argmin()"])
+def test_not_a_device(tmp_path, device):
+    """One that the node does not have, or on which too little is left: nothing is claimed of it unseen."""
+    file = tmp_path / "mine.py"
+    parameters = "(free_cpu, free_mem, free_gpu, node, req)"
+    file.write_text(
+        f"import gpve_sim as lab\n@lab.policy\ndef p{parameters}:\n    return -1.0 * node.index\n"
+        f"@p.on_device\ndef d{parameters}:\n    return {device}\n"
+    )
+    with pytest.raises(InputError, match=r"a device that cannot take the share .* on node") as told:
+        lab.replay(lab.load("generated/openb-like"), f"{file}:p")
+    assert (told.value.file, told.value.line) == (str(file), 6)
+
+
+def test_late_mistakes_leave_nothing(tmp_path, gpve):
+    """A score that turns NaN in the middle: one sentence, exit code 2, no file, from every command that replays."""
+    file, out = tmp_path / "mine.py", tmp_path / "out"
+    file.write_text(
+        "def p(free_cpu, free_mem, free_gpu, node, req):\n    return 1.0 if node.guests < 20 else float('nan')\n"
+    )
+    sweep = tmp_path / "sweep.toml"
+    sweep.write_text(f'traces = ["generated/azure-like"]\npolicies = ["{file}:p"]\nseeds = 1\n')
+    for command in (
+        ("replay", "generated/azure-like", "--policy", f"{file}:p", "--out", out),
+        ("compare", "generated/azure-like", "--policy", f"best-fit,{file}:p", "--seeds", "1", "--out", out),
+        ("size", "generated/azure-like", "--node", "64c,256G", "--policy", f"{file}:p"),
+        ("sweep", sweep, "--out", out / "sweep.parquet", "--workers", "1"),
+    ):
+        told = gpve(*command)
+        assert told.code == 2, command
+        assert f"{file}, line 1: policy 'p' returned something that is not a score" in told.err
+        assert told.err.count("\n") == 1
+        assert not [path for path in out.rglob("*") if path.is_file()]
