@@ -18,6 +18,7 @@ from gpve.cli.nodes import nodes_app
 from gpve.cli.replay import replay
 from gpve.cli.size import size
 from gpve.cli.sweep import sweep
+from gpve.cli.task import audit, task_app
 from gpve.cli.traces import traces_app
 
 app = typer.Typer(
@@ -50,6 +51,8 @@ app.command()(consolidate)
 app.command()(size)
 app.command()(sweep)
 app.command()(doctor)
+app.command()(audit)
+app.add_typer(task_app, name="task")
 app.add_typer(traces_app, name="traces")
 app.add_typer(nodes_app, name="nodes")
 

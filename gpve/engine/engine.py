@@ -19,6 +19,7 @@ from gpve.tasks.flow import Flows
 from gpve.tasks.lease import leave
 from gpve.tasks.ledger import Row, Work
 from gpve.tasks.outcome import Outcome
+from gpve.tasks.state import Status
 from gpve.tasks.submit import Request
 from gpve.tasks.worker import Rules, Worker
 from gpve.world.nodes import Answer, Nodes
@@ -56,6 +57,7 @@ class Engine:
         self._loop = asyncio.new_event_loop()
         self._wake = asyncio.Event()
         self._stopping = False
+        self._waiting: dict[int, list[Future[Status]]] = {}
         self._thread = threading.Thread(
             target=self._loop.run_until_complete, args=(self._run(),), name=f"engine {name}"
         )
@@ -90,11 +92,27 @@ class Engine:
             else:
                 future.set_result(result)
 
+        self._hand_in(wish, then)
+        return future
+
+    def _hand_in(self, wish: Request, then: Callable[[Any], None]) -> None:
         def hand_in() -> None:
             self._worker.submit(wish, then)
             self._wake.set()
 
         self._loop.call_soon_threadsafe(hand_in)
+
+    def run(self, wish: Request) -> "Future[Status]":
+        """Submit a task and wait for its end; raises as `submit` does. Answered if this engine drives it to its end."""
+        future: Future[Status] = Future()
+
+        def then(result: Any) -> None:
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                self._waiting.setdefault(result["id"], []).append(future)
+
+        self._hand_in(wish, then)
         return future
 
     def hint(self) -> None:
@@ -117,6 +135,7 @@ class Engine:
                 self._worker.reborn(self._incarnation())
                 await asyncio.sleep(STORE_RETRY_S)
                 continue
+            self._tell()
             # Once around the loop in any case: what has come in belongs into the next transaction.
             await asyncio.sleep(0)
             if self._worker.nothing() and not self._wake.is_set():
@@ -129,6 +148,12 @@ class Engine:
             self._store.transact([Work(lambda tx: leave(tx, me))])
         except StoreDown:
             return
+
+    def _tell(self) -> None:
+        over, self._worker.over = self._worker.over, []
+        for task, status in over:
+            for future in self._waiting.pop(task, ()):
+                future.set_result(status)
 
     async def _rest(self, seconds: float) -> None:
         timer = self._loop.call_later(seconds, self._wake.set)

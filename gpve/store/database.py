@@ -6,6 +6,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -57,3 +59,16 @@ def migrate(engine: Engine) -> None:
         raise InputError(f"the database at {engine.url.render_as_string()} cannot be used: {error}") from error
     except CommandError as error:
         raise InputError(f"the database at {engine.url.render_as_string()} is from another version: {error}") from error
+
+
+def check(engine: Engine) -> None:
+    """That the schema is there and of this version; alters nothing. Raises `InputError`."""
+    newest = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    shown = engine.url.render_as_string()
+    try:
+        with engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+    except SQLAlchemyError as error:
+        raise InputError(f"the database at {shown} cannot be used: {error}") from error
+    if found != newest:
+        raise InputError(f"the database at {shown} has schema {found or 'none'}; this version of GPVE reads {newest}")

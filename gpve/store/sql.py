@@ -144,11 +144,12 @@ class SqlStore:
         query = query.where(outbox.c.node.in_(nodes), outbox.c.relay, outbox.c.outcome.is_(None), others)
         return self._select(query.order_by(*outbox.primary_key))
 
-    def rows(self, table: str, *, limit: int | None = None, **equal: Any) -> list[Row]:
+    def rows(self, table: str, *, limit: int | None = None, newest: bool = False, **equal: Any) -> list[Row]:
         """As in `gpve.world.store.Store`."""
         found = METADATA.tables[table]
         query = select(found).where(*(found.c[column] == value for column, value in equal.items()))
-        return self._select(query.order_by(*found.primary_key).limit(limit))
+        order = [column.desc() if newest else column for column in found.primary_key]
+        return self._select(query.order_by(*order).limit(limit))
 
     def events_since(self, revision: int, limit: int) -> list[Row]:
         """As in `gpve.world.store.Store`."""

@@ -64,6 +64,8 @@ class Advanced:
     wake_at: float = float("inf")
     now: float = 0.0
     """The store's clock in that transaction."""
+    freed: bool = False
+    """The task is over, and its locks stood in somebody's way."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def advance(
             break
         # Another step may be ready now; what was already recorded is not recorded twice.
         taken = False
-    _settle(tx, flow, row, state, context(flow, task, body, state))
+    result.freed = _settle(tx, flow, row, state, context(flow, task, body, state))
     return result
 
 
@@ -288,8 +290,9 @@ def operation_of(row: Row) -> Operation:
     )
 
 
-def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> None:
-    """Bring the task's row up to its log, and close what is over."""
+def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> bool:
+    """Bring the task's row up to its log, and close what is over; whether that freed a lock that others wait for."""
+    freed = False
     over = sum(state.step(step.name).at in ("done", "skipped") for step in flow.steps) / max(1, len(flow.steps))
     after: Row = {
         **row,
@@ -309,11 +312,14 @@ def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> No
         after["owner"], after["closed_at"] = None, tx.now
         for lock in tx.where("lock", task=row["id"]):
             tx.delete("lock", lock["resource"], row["id"])
+            others = {"resource": lock["resource"], **({"shared": False} if lock["shared"] else {})}
+            freed |= bool(tx.where("lock", **others))
         for sent in tx.where("outbox", task=row["id"]):
             tx.delete("outbox", row["id"], sent["step"], sent["direction"])
         tx.delete("alarm", row["id"])
         flow.close(tx, seen, state.status is Status.DONE)
     tx.put("task", after)
+    return freed
 
 
 def _reason(state: TaskState) -> str | None:

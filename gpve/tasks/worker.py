@@ -75,6 +75,8 @@ class Worker:
         """Operations to send now: their intent is committed."""
         self.questions: list[Question] = []
         """Decisions to ask for now."""
+        self.over: list[tuple[int, Status]] = []
+        """Tasks that came to an end here since the driver last looked, and how."""
         self.wants_work = True
         """Whether the driver should ask the store for claimable tasks."""
         self._active: dict[int, _Active] = {}
@@ -294,7 +296,9 @@ class Worker:
         active.state = result.state
         if result.state.status in CLOSED or result.state.status is Status.STUCK:
             del self._active[task]
-            self.wants_work = True
+            self.over.append((task, result.state.status))
+            # A full engine leaves tasks lying: only the store knows whether there are any.
+            self.wants_work |= result.freed or self.room <= 1
             self.capacity()
             return
         active.parked = result.state.status is Status.WAITING

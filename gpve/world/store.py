@@ -31,8 +31,8 @@ class Store(Protocol):
     def undelivered(self, nodes: Sequence[str], me: str) -> list[Row]:
         """Outbox rows to be relayed to ``nodes``, without an outcome, of tasks that ``me`` does not own."""
 
-    def rows(self, table: str, *, limit: int | None = None, **equal: Any) -> list[Row]:
-        """Rows to look at, outside of any transaction, in the order of the primary key."""
+    def rows(self, table: str, *, limit: int | None = None, newest: bool = False, **equal: Any) -> list[Row]:
+        """Rows to look at, outside of any transaction, by primary key (``newest``: the largest first)."""
 
     def events_since(self, revision: int, limit: int) -> list[Row]:
         """Events with a later revision, in order of (revision, task, seq)."""

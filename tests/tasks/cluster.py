@@ -3,7 +3,6 @@
 import json
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,14 +11,12 @@ from typing import Any
 
 from gpve_sim.world.trial import node_row
 
-from gpve.engine.wire import operation_to_line, outcome_from_line
+from gpve.engine.inventory import inventory
 from gpve.store.database import connect, migrate
 from gpve.store.sql import SqlStore
-from gpve.tasks.advance import Operation
 from gpve.tasks.audit import audit
 from gpve.tasks.flows import FLOWS
 from gpve.tasks.ledger import Tx, Work
-from gpve.tasks.outcome import Done
 from gpve.tasks.state import CLOSED
 from gpve.tasks.submit import request, submitting
 
@@ -102,27 +99,9 @@ class Cluster:
                 raise AssertionError(f"{len(left)} tasks are not over: {rows}")
             time.sleep(0.1)
 
-    def inventory(self) -> dict[str, Any]:
-        """What the nodes say that is on them."""
-        found = {}
-        for name in NAMES:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(str(self.directory / f"{name}.sock"))
-                asked = Operation(0, "", "do", name, "inventory", {}, "", 0)
-                connection.sendall(operation_to_line(0, asked))
-                with connection.makefile("rb") as lines:
-                    _, outcome = outcome_from_line(lines.readline())
-            assert isinstance(outcome, Done)
-            things = dict(outcome.result)
-            things["ports"] = {(guest, network): mac for guest, network, mac in things["ports"]}
-            for kind in ("machines", "workspaces", "sandboxes"):
-                things[kind] = {int(key): value for key, value in things[kind].items()}
-            found[name] = things
-        return found
-
     def findings(self) -> list[str]:
         """What the audit finds, and effects that were made twice."""
-        found = audit(self.store.rows, FLOWS, self.inventory())
+        found = audit(self.store.rows, FLOWS, inventory({name: self.directory / f"{name}.sock" for name in NAMES}))
         for name in NAMES:
             seen: set[tuple[Any, ...]] = set()
             for line in (self.directory / f"{name}.effects").read_text().splitlines():

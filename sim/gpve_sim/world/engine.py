@@ -228,10 +228,10 @@ class SimEngine:
         self._reach()
         return self.world.store.events_since(revision, limit)
 
-    def rows(self, table: str, *, limit: int | None = None, **equal: Any) -> list[Row]:
+    def rows(self, table: str, *, limit: int | None = None, newest: bool = False, **equal: Any) -> list[Row]:
         """As in `gpve.world.store.Store`."""
         self._reach()
-        return self.world.store.rows(table, limit=limit, **equal)
+        return self.world.store.rows(table, limit=limit, newest=newest, **equal)
 
 
 AT_RECORD = tuple(f for f in AT_ENGINE if f in (Fault.STORE_ERROR, Fault.STORE_LOST, Fault.CRASH_AFTER_RECORD))

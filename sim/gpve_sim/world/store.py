@@ -75,9 +75,10 @@ class MemoryStore:
     def _owner(self, outbox: Row) -> Any:
         return self.tables["task"][(outbox["task"],)]["owner"]
 
-    def rows(self, table: str, *, limit: int | None = None, **equal: Any) -> list[Row]:
+    def rows(self, table: str, *, limit: int | None = None, newest: bool = False, **equal: Any) -> list[Row]:
         """As in `gpve.world.store.Store`."""
-        return list(self.find(table, equal))[:limit]
+        found = list(self.find(table, equal))
+        return (found[::-1] if newest else found)[:limit]
 
     def events_since(self, revision: int, limit: int) -> list[Row]:
         """As in `gpve.world.store.Store`."""
