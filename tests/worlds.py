@@ -44,11 +44,12 @@ def guest_lists(draw, most=40, gpus=True, continuous=False):
     arrival = column(st.integers(0, 12), np.float64)
     life = column(st.sampled_from([0.0, 1.0, 2.0, 5.0, 9.0, FOREVER]), np.float64)
     gpu_count = column(st.sampled_from([0, 1, 1, 1, 2]) if gpus else st.just(0), np.int32)
-    milli = column(st.sampled_from([100, 300, 500, 700, 1000]), np.int32)
+    # One more and one less than what fills a node to the last unit: whole steps alone would not see "fits" off by one.
+    milli = column(st.sampled_from([100, 300, 500, 501, 700, 999, 1000]), np.int32)
     gpu_milli = np.where(gpu_count == 0, 0, np.where(gpu_count > 1, np.where(milli > 500, 1000, milli), milli))
     constrained, grouped = draw(st.booleans()), draw(st.booleans())
-    cpu = st.integers(0, 6000) if continuous else st.sampled_from([0, 500, 1000, 2000, 4000])
-    mem = st.integers(0, 6000) if continuous else st.sampled_from([0, 512, 1024, 4096])
+    cpu = st.integers(0, 6000) if continuous else st.sampled_from([0, 1, 500, 1000, 2000, 3999, 4000, 4001])
+    mem = st.integers(0, 6000) if continuous else st.sampled_from([0, 1, 512, 1024, 4095, 4096, 4097])
     return Guests(
         ids=pa.array([f"g{i}" for i in range(g)]),
         kind=np.zeros(g, dtype=np.uint8),

@@ -1,5 +1,7 @@
 """The compiled replay makes the very decisions of the plain reference: every policy, every feature."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -120,6 +122,29 @@ def test_guests_that_end_together_leave_in_the_order_of_the_trace():
     trace, nodes = small_world([0.0, 4.0], [5.0, 8.0], gpu_milli=[300, 700], add_s=[3.0])
     replayed = compare(trace, nodes, "first-fit", "wait")
     assert replayed.run.peak[t.FRAGMENTATION] == pytest.approx(0.5 * 300)
+
+
+@pytest.mark.parametrize("queue", ["drop", "backfill"])
+@pytest.mark.parametrize(
+    ("cpu", "memory", "gpu", "reason"),
+    [
+        ((3999, 2, 1), (0, 0, 0), (0, 0, 0), "cpu"),
+        ((0, 0, 0), (4095, 2, 1), (0, 0, 0), "memory"),
+        ((0, 0, 0), (0, 0, 0), (999, 2, 1), "gpu"),
+        ((1, 4001, 3999), (0, 0, 0), (0, 0, 0), "too_large"),
+        ((0, 0, 0), (1, 4097, 4095), (0, 0, 0), "too_large"),
+    ],
+)
+def test_fits_to_the_last_unit(cpu, memory, gpu, reason, queue):
+    """The second asks for one more than is left, the third for just that; once the first has gone the second fits too,
+    if the node has as much at all."""
+    trace, nodes = small_world([0.0, 1.0, 2.0], [9.0] * 3, add_s=[0.0], gpu_milli=gpu)
+    trace = replace(trace, cpu_milli=np.array(cpu), memory_mib=np.array(memory))
+    replayed = compare(trace, nodes, "best-fit", queue)
+    waits = queue == "backfill"
+    fits_later = waits and reason != "too_large"
+    assert replayed.run.node.tolist() == [0, 0 if fits_later else -1, 0]
+    assert summary(replayed)["failed_by_reason"] == ({} if waits else {reason: 1})
 
 
 @pytest.mark.parametrize("policy", NAMES)
