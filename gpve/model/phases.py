@@ -45,6 +45,10 @@ MOVES: dict[str, dict[str, Move]] = {
         ("rollback", "stopped", "rolling-back", SAME),
         ("resize", "running|stopped", "resizing", SAME),
         ("clone", "running|stopped", "cloning", SAME),
+        ("volume-attach", "running|stopped", "attaching", SAME),
+        ("volume-detach", "running|stopped", "detaching", SAME),
+        ("network-attach", "running|stopped", "plugging", SAME),
+        ("network-detach", "running|stopped", "unplugging", SAME),
         ("delete", "stopped", "deleting", GONE),
     ),
     "vcluster": _moves(
@@ -59,6 +63,8 @@ MOVES: dict[str, dict[str, Move]] = {
         ("snapshot", "running|stopped", "snapshotting", SAME),
         ("restore", "stopped", "restoring", SAME),
         ("clone", "running|stopped", "cloning", SAME),
+        ("network-attach", "running|stopped", "plugging", SAME),
+        ("network-detach", "running|stopped", "unplugging", SAME),
         ("delete", "stopped", "deleting", GONE),
     ),
     "agent": _moves(
@@ -69,6 +75,8 @@ MOVES: dict[str, dict[str, Move]] = {
         ("resume", "paused", "resuming", "running"),
         ("checkpoint", "running|paused|stopped", "checkpointing", SAME),
         ("restore", "stopped", "restoring", SAME),
+        ("network-attach", "running|stopped", "plugging", SAME),
+        ("network-detach", "running|stopped", "unplugging", SAME),
         ("delete", "stopped", "deleting", GONE),
     ),
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpve.tasks.errors import Conflict
 from gpve.tasks.events import encode
+from gpve.tasks.flows.evacuate import evacuate, recall
 from gpve.tasks.ledger import Row, Tx
 
 
@@ -98,5 +99,48 @@ def follow(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-VERBS: dict[str, Callable[[Tx, int, Mapping[str, Any]], dict[str, Any]]] = {"release": release, "follow": follow}
+def reclaim(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The claim of ``guest`` on ``node`` is of other amounts, if the node has them left."""
+    row = tx.get("claim", arguments["guest"], arguments["node"])
+    node = tx.get("node", arguments["node"])
+    if row is None or node is None:
+        raise Refuse(f"guest {arguments['guest']} claims nothing on node {arguments['node']}")
+    now = {**row, "cpu_milli": arguments["cpu_milli"], "memory_mib": arguments["memory_mib"]}
+    after = {**charged(charged(node, row, -1), now, +1), "version": node["version"] + 1}
+    for amount in ("cpu_milli", "memory_mib"):
+        if now[amount] > row[amount] and after[f"used_{amount}"] > node[amount]:
+            left = node[amount] - node[f"used_{amount}"]
+            raise Refuse(f"node {node['name']} has {left} {amount} left, {now[amount] - row[amount]} more are needed")
+    tx.put("claim", now)
+    tx.put("node", after)
+    return {}
+
+
+def set_open(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether the node takes guests; if it does again, the migrations of this task's drain are called back."""
+    node = tx.get("node", arguments["node"])
+    if node is None:
+        raise Refuse(f"no node {arguments['node']}")
+    if node["open"] != arguments["open"]:
+        tx.put("node", {**node, "open": arguments["open"], "version": node["version"] + 1})
+    if arguments.get("recall"):
+        recall(tx, task, node["name"])
+    return {}
+
+
+def empty(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing is on the node any more; until then, what can go is sent away, and what it waits for is the reason."""
+    left = evacuate(tx, task, arguments)
+    if left is not None:
+        raise Refuse(left[0], again=left[1])
+    return {}
+
+
+VERBS: dict[str, Callable[[Tx, int, Mapping[str, Any]], dict[str, Any]]] = {
+    "release": release,
+    "follow": follow,
+    "reclaim": reclaim,
+    "node.set-open": set_open,
+    "node.empty": empty,
+}
 """What `InStore` commands may name."""

@@ -3,15 +3,9 @@
 A stopped agent claims nothing; its workspace stays on the node on which it was, and the agent starts there again.
 """
 
-from typing import Any
-
-from gpve.tasks.flow import Command, Context, Flow, Lock, Place, Step
-from gpve.tasks.flows.guests import OnGuest, begin, end, guest_lock, on, read, spec, unplace
+from gpve.tasks.flow import Command, Context, Flow, Place, Step
+from gpve.tasks.flows.guests import OnGuest, begin, end, on, only_guest, ports, read, spec, unplace
 from gpve.tasks.ledger import Row, Tx
-
-
-class AgentStart(OnGuest):
-    """``guest``: the agent."""
 
 
 def place(agent: Context) -> Command:
@@ -30,13 +24,13 @@ def close_workspace(agent: Context) -> Command:
 
 
 def confine(agent: Context) -> Command:
-    """Namespaces, limits and the network that it is allowed."""
-    return on(agent, "agent.confine", spec=dict(spec(agent)))
+    """Namespaces, limits, and a port in each network that it is allowed."""
+    return on(agent, "agent.confine", spec=dict(spec(agent)), ports=ports(agent))
 
 
 def unconfine(agent: Context) -> Command:
-    """Take the sandbox down."""
-    return on(agent, "agent.unconfine")
+    """Take the sandbox down, and its ports."""
+    return on(agent, "agent.unconfine", ports=ports(agent))
 
 
 def start(agent: Context) -> Command:
@@ -49,10 +43,6 @@ def kill(agent: Context) -> Command:
     return on(agent, "agent.kill")
 
 
-def _locks(target: Any, body: Any) -> list[Lock]:
-    return [guest_lock(target)]
-
-
 def _placed(tx: Tx, agent: Context, row: Row) -> Row:
     return {**row, "node": agent.node}
 
@@ -60,11 +50,11 @@ def _placed(tx: Tx, agent: Context, row: Row) -> Row:
 agent_start = Flow(
     "agent_start",
     version=1,
-    body=AgentStart,
+    body=OnGuest,
     open=begin("agent", "start"),
-    locks=_locks,
+    locks=only_guest,
     read=read,
-    close=end("agent", "start", after=_placed),
+    close=end("start", after=_placed),
     steps=[
         Step("place", place, undo=unplace, waits=True),
         Step("workspace", open_workspace, undo=close_workspace),

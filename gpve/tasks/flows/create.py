@@ -1,6 +1,6 @@
 """What creating a guest of any kind shares: its body, its row, its quota, and what becomes of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -8,27 +8,47 @@ from pydantic import Field
 from gpve.model.phases import MOVES
 from gpve.tasks.errors import Forbidden, NotFound
 from gpve.tasks.events import encode
-from gpve.tasks.flow import Body, Context, Lock, Opened
+from gpve.tasks.flow import Body, Command, Context, Lock, Opened, Place
 from gpve.tasks.flows import guests
+from gpve.tasks.flows.guests import Name, on, ports, spec, volumes
 from gpve.tasks.ledger import Tx
 
 Amount = Annotated[int, Field(ge=1, le=1 << 40)]
+Gib = Annotated[int, Field(ge=1, le=1 << 20)]
+Pool = Annotated[str, Field(min_length=1, max_length=64)]
+NodeName = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class Disk(Body):
+    """A volume to make: its pool, and its size in GiB."""
+
+    pool: Pool = "local"
+    size_gib: Gib
 
 
 class Created(Body):
     """A guest to create: amounts in cpu_milli (1000: one core), memory_mib and, device by device, gpu_milli."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$")]
+    name: Name
     cpu_milli: Amount
     memory_mib: Amount
     gpu_count: Annotated[int, Field(ge=0, le=64)] = 0
     gpu_milli: Annotated[int, Field(ge=0, le=1000)] = 0
     networks: Annotated[tuple[str, ...], Field(strict=False, max_length=16)] = ()
-    node: str | None = None
+    node: NodeName | None = None
     """The one node that will do; None: the scheduler's choice."""
     autostart: bool = True
     ha: bool = False
     """Restart it elsewhere when its node dies."""
+
+    def made_of(self) -> dict[str, Any]:
+        """The guest's spec."""
+        amounts = {"cpu_milli": self.cpu_milli, "memory_mib": self.memory_mib}
+        return amounts | {"gpu_count": self.gpu_count, "gpu_milli": self.gpu_milli, "ha": self.ha}
+
+    def volumes_to_make(self) -> tuple[Disk, ...]:
+        """What it keeps its data on."""
+        return ()
 
 
 def mac_of(guest: int, port: int) -> str:
@@ -37,37 +57,58 @@ def mac_of(guest: int, port: int) -> str:
     return "02:" + ":".join(f"{number >> shift & 0xFF:02x}" for shift in (32, 24, 16, 8, 0))
 
 
+def usable(tx: Tx, network: str) -> None:
+    """Raise unless guests may have ports in a network: a port's row keeps it from being deleted from then on."""
+    row = tx.get("network", network)
+    if row is None:
+        raise NotFound("network", network)
+    if row["task"] is not None:
+        raise Forbidden(f"use network {network!r}", f"in the hands of task {row['task']}", ("wait for its end",))
+
+
+def plug_into(tx: Tx, guest: int, networks: Iterable[str]) -> None:
+    """Give a guest a port in each network. Raises `NotFound`, or `Forbidden` for a second port in one."""
+    there = tx.where("port", guest=guest)
+    free = (at for at in range(16) if mac_of(guest, at) not in {port["mac"] for port in there})
+    taken = {port["network"] for port in there}
+    for network in networks:
+        usable(tx, network)
+        if network in taken:
+            raise Forbidden(f"plug guest {guest} into {network!r}", "plugged into it", ("another network",))
+        mac = next((mac_of(guest, at) for at in free), None)
+        if mac is None:
+            raise Forbidden(f"plug guest {guest} into {network!r}", "at 16 ports, the most", ("network-detach",))
+        taken.add(network)
+        tx.put("port", {"guest": guest, "network": network, "mac": mac})
+
+
+def register(
+    tx: Tx, kind: str, wish: Any, task: int, made_of: dict[str, Any], disks: Iterable[Any], networks: Iterable[str]
+) -> int:
+    """Write a guest that is being made: its row, volumes and ports, and its share of the quota. Its number."""
+    body = wish.body
+    for other in tx.where("guest", project=wish.project, name=body.name):
+        raise Forbidden(f"create {kind} {body.name!r}", f"the name of guest {other['id']}", ("another name",))
+    if body.node is not None and tx.get("node", body.node) is None:
+        raise NotFound("node", body.node)
+    guest = tx.take("guest")
+    guests.charge(tx, wish.project, guests.charged_for(made_of), +1)
+    row = {"id": guest, "kind": kind, "name": body.name, "project": wish.project, "phase_before": None}
+    phase = MOVES[kind]["create"].during
+    tx.put("guest", {**row, "phase": phase, "task": task, "node": None, "spec": encode(made_of)})
+    for at, disk in enumerate(disks):
+        volume = {"id": f"{guest}-{at}", "guest": guest, "pool": disk.pool, "node": None}
+        tx.put("volume", {**volume, "size_gib": disk.size_gib, "task": task})
+    plug_into(tx, guest, networks)
+    return guest
+
+
 def open_(kind: str) -> Callable[[Tx, Any, int], Opened]:
     """`Flow.open`: the guest's row, its volumes, its ports and its quota, announced in one transaction."""
-    during = MOVES[kind]["create"].during
 
     def announce(tx: Tx, wish: Any, task: int) -> Opened:
         body = wish.body
-        for other in tx.where("guest", project=wish.project, name=body.name):
-            raise Forbidden(f"create {kind} {body.name!r}", f"the name of guest {other['id']}", ("another name",))
-        if body.node is not None and tx.get("node", body.node) is None:
-            raise NotFound("node", body.node)
-        guest = tx.take("guest")
-        made = {"cpu_milli": body.cpu_milli, "memory_mib": body.memory_mib}
-        made |= {"gpu_count": body.gpu_count, "gpu_milli": body.gpu_milli, "ha": body.ha}
-        guests.charge(tx, wish.project, guests.charged_for(made), +1)
-        row = {
-            "id": guest,
-            "kind": kind,
-            "name": body.name,
-            "project": wish.project,
-            "phase": during,
-            "phase_before": None,
-        }
-        tx.put("guest", {**row, "task": task, "node": None, "spec": encode(made)})
-        for at, disk in enumerate(getattr(body, "disks", ())):
-            volume = {"id": f"{guest}-{at}", "guest": guest, "pool": disk.pool, "node": None}
-            tx.put("volume", {**volume, "size_gib": disk.size_gib, "task": task})
-        for at, network in enumerate(body.networks):
-            if tx.get("network", network) is None:
-                raise NotFound("network", network)
-            tx.put("port", {"guest": guest, "network": network, "mac": mac_of(guest, at)})
-        return Opened(guest)
+        return Opened(register(tx, kind, wish, task, body.made_of(), body.volumes_to_make(), body.networks))
 
     return announce
 
@@ -77,21 +118,53 @@ def locks(target: Any, body: Any) -> list[Lock]:
     return [guests.guest_lock(target), *(Lock(f"network/{name}", shared=True) for name in body.networks)]
 
 
-def close(kind: str) -> Callable[[Tx, Context, bool], None]:
-    """`Flow.close`: the guest is there and steady, or gone without a trace."""
+def settle(tx: Tx, seen: Context, done: bool, phase: str) -> None:
+    """The guest that was made is there and steady, or gone without a trace."""
+    guest = tx.get("guest", seen.target)
+    if guest is None:
+        return
+    if not done:
+        guests.forget(tx, guest)
+        return
+    placed = seen.results.get("place")
+    node = placed["node"] if placed else None
+    for volume in tx.where("volume", guest=guest["id"]):
+        tx.put("volume", {**volume, "node": node, "task": None})
+    for row in tx.where("claim", guest=guest["id"]):
+        tx.put("claim", {**row, "task": None})
+    tx.put("guest", {**guest, "phase": phase, "task": None, "node": node})
 
-    def settle(tx: Tx, seen: Context, done: bool) -> None:
-        guest = tx.get("guest", seen.target)
-        if guest is None:
-            return
-        if not done:
-            guests.forget(tx, guest)
-            return
-        for volume in tx.where("volume", guest=guest["id"]):
-            tx.put("volume", {**volume, "node": seen.node, "task": None})
-        for row in tx.where("claim", guest=guest["id"]):
-            tx.put("claim", {**row, "task": None})
-        phase = "running" if seen.body.autostart else "stopped"
-        tx.put("guest", {**guest, "phase": phase, "task": None, "node": seen.node})
 
-    return settle
+def close(tx: Tx, seen: Context, done: bool) -> None:
+    """`Flow.close`: as `settle`; it runs if that was wished."""
+    settle(tx, seen, done, "running" if seen.body.autostart else "stopped")
+
+
+def autostart(seen: Context) -> bool:
+    """Whether it is to run when it is made."""
+    return bool(seen.body.autostart)
+
+
+def place(seen: Context) -> Command:
+    """Wherever it fits."""
+    return Place(int(seen.target or 0), spec(seen), role="placement", only=seen.body.node)
+
+
+def make_volumes(seen: Context) -> Command:
+    """All of its volumes."""
+    return on(seen, "volume.create", volumes=volumes(seen))
+
+
+def drop_volumes(seen: Context) -> Command:
+    """All of its volumes."""
+    return on(seen, "volume.delete", volumes=volumes(seen))
+
+
+def plug_ports(seen: Context) -> Command:
+    """A port in each of its networks."""
+    return on(seen, "port.plug", ports=ports(seen))
+
+
+def unplug_ports(seen: Context) -> Command:
+    """A port in each of its networks."""
+    return on(seen, "port.unplug", ports=ports(seen))

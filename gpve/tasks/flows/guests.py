@@ -2,23 +2,35 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from gpve.model.phases import GONE, MOVES, allowed
 from gpve.tasks.errors import Forbidden, NotFound, OverQuota
 from gpve.tasks.flow import Body, Command, Context, InStore, Lock, OnNode, Opened
 from gpve.tasks.ledger import Row, Tx
 
+GuestId = Annotated[int, Field(ge=1, le=1 << 53)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$")]
+Check = Callable[[Tx, Row, Any], None]
+"""(tx, the guest's row, body): raises what forbids an operation that the phase would allow."""
+
 
 class OnGuest(Body):
     """The body of most operations: the guest's id."""
 
-    guest: int
+    guest: GuestId
 
 
 def guest_lock(guest: int) -> Lock:
     """The lock of a guest."""
     return Lock(f"guest/{guest}")
+
+
+def only_guest(target: Any, body: Any) -> list[Lock]:
+    """`Flow.locks` of most operations: the guest alone."""
+    return [guest_lock(target)]
 
 
 def on(seen: Context, verb: str, node: str | None = None, **arguments: Any) -> OnNode:
@@ -34,6 +46,11 @@ def release(seen: Context, node: str) -> Command:
 def unplace(seen: Context) -> Command:
     """Give back what this task's step ``place`` claimed."""
     return release(seen, seen.results["place"]["node"])
+
+
+def leave(seen: Context) -> Command:
+    """Give back what the guest claims where it is."""
+    return release(seen, seen.node)
 
 
 def spec(seen: Context) -> Mapping[str, Any]:
@@ -52,6 +69,11 @@ def ports(seen: Context) -> list[dict[str, Any]]:
     """The guest's ports: network, mac."""
     found: list[dict[str, Any]] = seen.facts["ports"]
     return found
+
+
+def was(seen: Context, phase: str) -> bool:
+    """Whether the guest was in this phase when the task was submitted."""
+    return bool(seen.facts["guest"]["phase_before"] == phase)
 
 
 def read(tx: Tx, target: int, body: Any) -> dict[str, Any]:
@@ -76,7 +98,7 @@ def charge(tx: Tx, project: str, amounts: Mapping[str, int], sign: int) -> None:
     after = dict(row)
     for resource in ("guests", "cpu_milli", "memory_mib"):
         amount, limit = amounts.get(resource, 0), row[f"{resource}_limit"]
-        if sign > 0 and limit is not None and row[resource] + amount > limit:
+        if sign > 0 and amount > 0 and limit is not None and row[resource] + amount > limit:
             raise OverQuota(project, resource, row[resource], amount, limit)
         after[resource] = row[resource] + sign * amount
     tx.put("quota", after)
@@ -87,38 +109,60 @@ def charged_for(spec_of_guest: Mapping[str, Any]) -> dict[str, int]:
     return {"guests": 1, "cpu_milli": spec_of_guest["cpu_milli"], "memory_mib": spec_of_guest["memory_mib"]}
 
 
-def begin(kind: str, operation: str) -> Callable[[Tx, Any, int], Opened]:
-    """`Flow.open` of an operation on a guest that is there: its phase says so, or forbids it."""
+def find(tx: Tx, wish: Any, kind: str | None) -> Row:
+    """The guest that a wish is about, of this kind (None: any). Raises `NotFound`."""
+    guest = tx.get("guest", wish.body.guest)
+    if guest is None or guest["project"] != wish.project or kind not in (None, guest["kind"]):
+        raise NotFound(kind or "guest", wish.body.guest)
+    return guest
+
+
+def announce(tx: Tx, guest: Row, operation: str, task: int) -> Row:
+    """The guest's row, which names the task and its phase from now on.
+
+    Raises `Forbidden` if its phase does not allow the operation; the error says what it allows.
+    """
+    kind, phase = guest["kind"], guest["phase"]
     move = MOVES[kind][operation]
+    if phase not in move.before:
+        state = phase if guest["task"] is None else f"{phase} (task {guest['task']})"
+        raise Forbidden(f"{operation} {kind} {guest['id']}", state, allowed(kind, phase))
+    row = {**guest, "phase": move.during, "phase_before": phase, "task": task}
+    tx.put("guest", row)
+    return row
+
+
+def begin(kind: str | None, operation: str, check: Check | None = None) -> Callable[[Tx, Any, int], Opened]:
+    """`Flow.open` of an operation on a guest that is there: its phase says so, or forbids it."""
 
     def open_(tx: Tx, wish: Any, task: int) -> Opened:
-        guest = tx.get("guest", wish.body.guest)
-        if guest is None or guest["kind"] != kind or guest["project"] != wish.project:
-            raise NotFound(kind, wish.body.guest)
-        if guest["phase"] not in move.before:
-            state = guest["phase"] if guest["task"] is None else f"{guest['phase']} (task {guest['task']})"
-            raise Forbidden(f"{operation} {kind} {guest['id']}", state, allowed(kind, guest["phase"]))
-        tx.put("guest", {**guest, "phase": move.during, "phase_before": guest["phase"], "task": task})
+        guest = find(tx, wish, kind)
+        announce(tx, guest, operation, task)
+        if check is not None:
+            check(tx, guest, wish.body)
         return Opened(guest["id"])
 
     return open_
 
 
-def end(
-    kind: str, operation: str, after: Callable[[Tx, Context, Row], Row] | None = None
-) -> Callable[[Tx, Context, bool], None]:
+def steady(tx: Tx, guest: Row, operation: str, done: bool) -> Row:
+    """The guest's row as it is when an operation is over; ``phase`` is `GONE` if there is none any more."""
+    before = guest["phase_before"]
+    phase = MOVES[guest["kind"]][operation].done(before) if done else before
+    return {**guest, "phase": phase, "phase_before": None, "task": None}
+
+
+def end(operation: str, after: Callable[[Tx, Context, Row], Row] | None = None) -> Callable[[Tx, Context, bool], None]:
     """`Flow.close` of an operation on a guest that is there.
 
     ``after``: what else changes in its row when it is done.
     """
-    move = MOVES[kind][operation]
 
     def close(tx: Tx, seen: Context, done: bool) -> None:
         guest = tx.get("guest", seen.target)
         if guest is None:
             return
-        before = guest["phase_before"]
-        row = {**guest, "phase": move.done(before) if done else before, "phase_before": None, "task": None}
+        row = steady(tx, guest, operation, done)
         if done and after is not None:
             row = after(tx, seen, row)
         if row["phase"] == GONE:

@@ -6,14 +6,30 @@ Both ends are claimed until then; afterwards the source is cleaned and given bac
 
 from typing import Any
 
-from gpve.tasks.flow import Command, Context, Flow, InStore, Lock, Place, Step
-from gpve.tasks.flows.guests import OnGuest, begin, end, guest_lock, on, ports, read, release, spec, unplace, volumes
+from gpve.tasks.errors import Forbidden, NotFound
+from gpve.tasks.flow import Command, Context, Flow, InStore, Place, Step
+from gpve.tasks.flows.create import NodeName
+from gpve.tasks.flows.guests import (
+    OnGuest,
+    begin,
+    end,
+    on,
+    only_guest,
+    ports,
+    read,
+    release,
+    spec,
+    unplace,
+    volumes,
+    was,
+)
+from gpve.tasks.ledger import Row, Tx
 
 
 class VmMigrate(OnGuest):
     """``to``: the one target that will do; None: the scheduler's choice."""
 
-    to: str | None = None
+    to: NodeName | None = None
 
 
 def _source(vm: Context) -> str:
@@ -47,7 +63,7 @@ def abort(vm: Context) -> Command:
 
 def switch(vm: Context) -> Command:
     """The target takes over."""
-    return on(vm, "vm.switch", running=vm.facts["guest"]["phase_before"] == "running")
+    return on(vm, "vm.switch", running=was(vm, "running"))
 
 
 def follow(vm: Context) -> Command:
@@ -65,18 +81,21 @@ def leave(vm: Context) -> Command:
     return release(vm, _source(vm))
 
 
-def _locks(target: Any, body: Any) -> list[Lock]:
-    return [guest_lock(target)]
+def _elsewhere(tx: Tx, guest: Row, body: Any) -> None:
+    if body.to is not None and tx.get("node", body.to) is None:
+        raise NotFound("node", body.to)
+    if body.to == guest["node"]:
+        raise Forbidden(f"migrate vm {guest['id']} to {body.to}", "there", ("another node",))
 
 
 vm_migrate = Flow(
     "vm_migrate",
     version=1,
     body=VmMigrate,
-    open=begin("vm", "migrate"),
-    locks=_locks,
+    open=begin("vm", "migrate", _elsewhere),
+    locks=only_guest,
     read=read,
-    close=end("vm", "migrate"),
+    close=end("migrate"),
     steps=[
         Step("place", place, undo=unplace),
         Step("prepare", prepare, undo=discard),

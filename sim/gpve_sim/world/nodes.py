@@ -62,6 +62,10 @@ class SimNode:
     effects: dict[tuple[OpKey, int], int] = field(default_factory=dict)
     """Changes really made, by operation and boot: a loss of power may take back what was made before it."""
 
+    def did(self, key: OpKey) -> bool:
+        """Whether the effect of an operation was made, recorded or not."""
+        return self.journal.done(key) is not None or any(made == key for made, _ in self.effects)
+
 
 class SimNodes:
     """All nodes behind the port that an engine uses. ``delay_s``: one way; ``work_s``: what an operation takes."""
@@ -114,11 +118,9 @@ class SimNodes:
         """A command on its way there, its work, and the answer on its way back."""
         node = self.by_name[operation.node]
         yield self.env.timeout(self.delay_s + after)
-        if fault is Fault.REFUSE:
-            answer(operation, Refused("refused by plan", again=False))
-            return
-        if fault is Fault.REFUSE_ONCE:
-            answer(operation, Refused("refused by plan", again=True))
+        # A refusal says that nothing was changed, so a node refuses nothing that it did.
+        if fault in (Fault.REFUSE, Fault.REFUSE_ONCE) and not node.did(key_of(operation)):
+            answer(operation, Refused("refused by plan", again=fault is Fault.REFUSE_ONCE))
             return
         if fault is Fault.LOST:
             return
