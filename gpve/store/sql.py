@@ -26,6 +26,7 @@ from gpve.store.schema import METADATA
 from gpve.store.statements import Statements
 from gpve.tasks.events import encode
 from gpve.tasks.ledger import Key, Row, Work
+from gpve.tasks.retention import Compacted
 from gpve.tasks.tables import TABLES
 from gpve.world.store import StoreDown
 
@@ -153,9 +154,24 @@ class SqlStore:
 
     def events_since(self, revision: int, limit: int) -> list[Row]:
         """As in `gpve.world.store.Store`."""
-        event = METADATA.tables["event"]
+        event, counter = METADATA.tables["event"], METADATA.tables["counter"]
+        later = select(event.c.revision).where(event.c.revision > revision).order_by(event.c.revision)
+        last = self._select(later.offset(limit - 1).limit(1))
         query = select(event).where(event.c.revision > revision)
-        return self._select(query.order_by(event.c.revision, event.c.task, event.c.seq).limit(limit))
+        if last:
+            query = query.where(event.c.revision <= last[0]["revision"])
+        rows = self._select(query.order_by(event.c.revision, event.c.task, event.c.seq))
+        # Looked at last: what was forgotten while we read is noticed.
+        (kept,) = self._select(select(counter.c.value).where(counter.c.name == "compacted"))
+        if revision < kept["value"]:
+            raise Compacted(revision, kept["value"])
+        return rows
+
+    def closed_before(self, time: float, limit: int) -> list[int]:
+        """As in `gpve.world.store.Store`."""
+        task = METADATA.tables["task"]
+        query = select(task.c.id).where(task.c.status.in_(("done", "undone")), task.c.closed_at < time)
+        return [row["id"] for row in self._select(query.order_by(task.c.closed_at, task.c.id).limit(limit))]
 
     def now(self) -> float:
         """The database's clock, seconds since 1970."""

@@ -15,6 +15,7 @@ from gpve.tasks.errors import CorruptLog
 from gpve.tasks.events import Event, Kind, from_rows
 from gpve.tasks.flow import Flow, Flows
 from gpve.tasks.ledger import Row
+from gpve.tasks.replay import divergences
 from gpve.tasks.state import CLOSED, At, Status, fold
 
 Reader = Callable[[str], list[Row]]
@@ -57,6 +58,8 @@ def _tasks(read: Reader, flows: Flows) -> Iterator[str]:
         flow = flows.of(row)
         if flow is not None:
             yield from (f"task {task}: {problem}" for problem in check_log(flow, events))
+            body = flow.body.model_validate_json(row["body"], strict=False)
+            yield from (f"task {task}: {problem}" for problem in divergences(flow, task, body, events))
     closed = {task for task, row in tasks.items() if row["status"] in CLOSED}
     for table in ("lock", "outbox", "alarm"):
         for row in read(table):

@@ -49,7 +49,7 @@ TABLES: dict[str, Table] = {
             "poison": "text?",
             "revision": "int",
         },
-        indexes=(("status",), ("owner",), ("target",)),
+        indexes=(("status", "closed_at"), ("owner",), ("target",)),
     ),
     "event": Table(
         ("task", "seq"),
@@ -188,5 +188,8 @@ TABLES: dict[str, Table] = {
 }
 """Every table. ``task`` of a guest, volume, network or claim names the live task that works on it, or None."""
 
-COUNTERS = {"task": 1, "guest": 100, "epoch": 1, "revision": 1}
-"""Counters and their first numbers. A guest's id starts at 100, as a VMID does elsewhere."""
+COUNTERS = {"task": 1, "guest": 100, "epoch": 1, "revision": 1, "compacted": 1}
+"""Counters and their first numbers. A guest's id starts at 100, as a VMID does elsewhere.
+
+``compacted``: the newest revision of which something is forgotten.
+"""

@@ -20,6 +20,7 @@ from gpve.tasks.machine import Direction
 from gpve.tasks.operations import OpKey, key_of
 from gpve.tasks.outcome import Outcome, Unknown, from_json, to_json
 from gpve.tasks.records import Decided, NoFit
+from gpve.tasks.retention import forget_tasks
 from gpve.tasks.state import CLOSED, Status, TaskState
 from gpve.tasks.submit import Request, submit
 
@@ -37,6 +38,8 @@ class Rules:
     """Tasks driven at once; those that wait for a place do not count."""
     seed: int = 0
     """Of the jitter of retries."""
+    keep_s: float = 7 * 86_400.0
+    """How long a closed task is kept, with its log and its idempotency key."""
 
 
 @dataclass
@@ -200,6 +203,11 @@ class Worker:
     def look(self) -> None:
         """Sweep at the next turn."""
         self._next_sweep = 0.0
+
+    def forget(self, tasks: list[int]) -> None:
+        """These tasks have been kept long enough."""
+        if tasks:
+            self._jobs.append(Job(Work(lambda tx: forget_tasks(tx, tasks)), lambda _: None))
 
     def nothing(self) -> bool:
         """Whether there is nothing to do at this moment."""

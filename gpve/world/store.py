@@ -31,11 +31,20 @@ class Store(Protocol):
     def undelivered(self, nodes: Sequence[str], me: str) -> list[Row]:
         """Outbox rows to be relayed to ``nodes``, without an outcome, of tasks that ``me`` does not own."""
 
+    def now(self) -> float:
+        """The store's clock, seconds since 1970."""
+
     def rows(self, table: str, *, limit: int | None = None, newest: bool = False, **equal: Any) -> list[Row]:
         """Rows to look at, outside of any transaction, by primary key (``newest``: the largest first)."""
 
     def events_since(self, revision: int, limit: int) -> list[Row]:
-        """Events with a later revision, in order of (revision, task, seq)."""
+        """Events with a later revision, in order of (revision, task, seq): at least ``limit``, whole revisions.
+
+        Raises `Compacted` if some of them are forgotten already.
+        """
+
+    def closed_before(self, time: float, limit: int) -> list[int]:
+        """Tasks that were closed before ``time``, the first ones first."""
 
 
 class StoreDown(Exception):

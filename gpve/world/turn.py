@@ -5,12 +5,16 @@ from gpve.world.nodes import Nodes
 from gpve.world.placer import Placer
 from gpve.world.store import Store, StoreDown
 
+FORGET_AT_ONCE = 50
+"""Tasks that one sweep removes at most: forgetting must not keep the living waiting."""
+
 
 def turn(worker: Worker, store: Store, nodes: Nodes, placer: Placer, now: float) -> None:
     """Do all that is due at ``now`` (monotonic, seconds). Raises `StoreDown`; then the worker must be reborn."""
     if worker.sweep_due(now):
         worker.cancelled(store.cancelled(worker.incarnation))
         worker.answered(store.answered(worker.incarnation))
+        worker.forget(store.closed_before(store.now() - worker.rules.keep_s, FORGET_AT_ONCE))
         worker.carry(store.undelivered(nodes.names(), worker.incarnation))
     if worker.wants_work:
         worker.claim(store.claimable(worker.incarnation, worker.flows.versions, worker.room))

@@ -189,9 +189,9 @@ class SimEngine:
 
     def _at_record(self, tx: MemoryTx) -> Fault | None:
         for table, key, _ in tx.journal:
-            if table != "event":
+            event = self.world.store.tables["event"].get(key) if table == "event" else None
+            if event is None:
                 continue
-            event = self.world.store.tables["event"][key]
             direction = OUTCOMES.get(event["kind"])
             if direction is not None:
                 fault = self.world.faults.fire(event["step"], direction, AT_RECORD)
@@ -227,6 +227,16 @@ class SimEngine:
         """As in `gpve.world.store.Store`."""
         self._reach()
         return self.world.store.events_since(revision, limit)
+
+    def closed_before(self, time: float, limit: int) -> list[int]:
+        """As in `gpve.world.store.Store`."""
+        self._reach()
+        return self.world.store.closed_before(time, limit)
+
+    def now(self) -> float:
+        """As in `gpve.world.store.Store`."""
+        self._reach()
+        return self.world.store.now()
 
     def rows(self, table: str, *, limit: int | None = None, newest: bool = False, **equal: Any) -> list[Row]:
         """As in `gpve.world.store.Store`."""

@@ -7,6 +7,7 @@ from typing import Any
 from gpve.tasks.events import encode
 from gpve.tasks.lease import free
 from gpve.tasks.ledger import Key, Row, Work
+from gpve.tasks.retention import Compacted
 from gpve.tasks.tables import COUNTERS, TABLES
 
 Rows = dict[Key, Row]
@@ -75,6 +76,10 @@ class MemoryStore:
     def _owner(self, outbox: Row) -> Any:
         return self.tables["task"][(outbox["task"],)]["owner"]
 
+    def now(self) -> float:
+        """As in `gpve.world.store.Store`."""
+        return self._clock()
+
     def rows(self, table: str, *, limit: int | None = None, newest: bool = False, **equal: Any) -> list[Row]:
         """As in `gpve.world.store.Store`."""
         found = list(self.find(table, equal))
@@ -82,8 +87,19 @@ class MemoryStore:
 
     def events_since(self, revision: int, limit: int) -> list[Row]:
         """As in `gpve.world.store.Store`."""
+        kept_after = self.tables["counter"][("compacted",)]["value"]
+        if revision < kept_after:
+            raise Compacted(revision, kept_after)
         late = [row for row in self.tables["event"].values() if row["revision"] > revision]
-        return sorted(late, key=lambda row: (row["revision"], row["task"], row["seq"]))[:limit]
+        late.sort(key=lambda row: (row["revision"], row["task"], row["seq"]))
+        if len(late) <= limit:
+            return late
+        return [row for row in late if row["revision"] <= late[limit - 1]["revision"]]
+
+    def closed_before(self, time: float, limit: int) -> list[int]:
+        """As in `gpve.world.store.Store`."""
+        rows = [row for row in self.tables["task"].values() if row["closed_at"] is not None and row["closed_at"] < time]
+        return [row["id"] for row in sorted(rows, key=lambda row: (row["closed_at"], row["id"]))][:limit]
 
     def find(self, table: str, equal: dict[str, Any]) -> Iterator[Row]:
         """Rows with these values, in the order of the primary key."""

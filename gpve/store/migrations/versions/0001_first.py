@@ -215,7 +215,7 @@ def upgrade() -> None:
         **MYSQL,
     )
     op.create_index("ix_task_owner", "task", ["owner"], unique=False)
-    op.create_index("ix_task_status", "task", ["status"], unique=False)
+    op.create_index("ix_task_status_closed_at", "task", ["status", "closed_at"], unique=False)
     op.create_index("ix_task_target", "task", ["target"], unique=False)
     op.create_table(
         "volume",
@@ -231,7 +231,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_volume_guest", "volume", ["guest"], unique=False)
     counter = sa.table("counter", sa.column("name"), sa.column("value"))
-    first = (("task", 0), ("guest", 99), ("epoch", 0), ("revision", 0))
+    first = (("task", 0), ("guest", 99), ("epoch", 0), ("revision", 0), ("compacted", 0))
     op.bulk_insert(counter, [{"name": name, "value": value} for name, value in first])
 
 
@@ -240,7 +240,7 @@ def downgrade() -> None:
     op.drop_index("ix_volume_guest", table_name="volume")
     op.drop_table("volume")
     op.drop_index("ix_task_target", table_name="task")
-    op.drop_index("ix_task_status", table_name="task")
+    op.drop_index("ix_task_status_closed_at", table_name="task")
     op.drop_index("ix_task_owner", table_name="task")
     op.drop_table("task")
     op.drop_table("quota")
