@@ -106,7 +106,7 @@ def advance(
     observations: Sequence[Observation] = (),
     *,
     taken: bool = False,
-    around: Surroundings = Surroundings(),  # noqa: B008
+    around: Surroundings = Surroundings(),
 ) -> Advanced:
     """Record ``observations`` and all that follows from them.
 

@@ -264,6 +264,10 @@ class Flows:
         """The version that new tasks get."""
         return self._newest.get(name)
 
+    def version(self, name: str, version: int) -> Flow | None:
+        """A flow by name and version."""
+        return next((flow for (n, v, _), flow in self._known.items() if (n, v) == (name, version)), None)
+
     def of(self, task: Row) -> Flow | None:
         """The flow of a task's row; None if this engine does not know its version."""
         return self._known.get((task["flow"], task["version"], task["table_hash"]))

@@ -14,7 +14,6 @@ from gpve.tasks.flow import Body, Flow, Flows
 from gpve.tasks.ledger import Key, Row, Tx, Work
 from gpve.tasks.state import CLOSED, Status
 
-
 KEY = re.compile(r"[!-~]{1,128}")
 
 

@@ -163,7 +163,7 @@ def test_many_samples_of_two_faults(flow: str) -> None:
 
 def wrong_phases() -> Iterator[tuple[str, str, str, str]]:
     for kind, operation in ON_GUESTS:
-        for phase in sorted(STEADY[kind] - MOVES[kind][operation].before) + [MOVES[kind]["delete"].during]:
+        for phase in [*sorted(STEADY[kind] - MOVES[kind][operation].before), MOVES[kind]["delete"].during]:
             yield flow_of(kind, operation), kind, operation, phase
 
 
