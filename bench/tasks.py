@@ -1,10 +1,10 @@
 """Tasks of five recorded steps: how many a second, and p99 latency, beside DBOS Transact.
 
-1 and 50 at once, on SQLite and MariaDB. Each step of ours is an operation on a node: its intent is committed before it is
-sent, its outcome after it has come back (the outcome of one and the intent of the next share a commit). The node answers
-at once, in memory, as DBOS's steps return at once. Both write to SQLite in WAL mode with synchronous=FULL, in the same
-directory, in turn; MariaDB flushes its log at every commit. Needs ``pip install 'gpve[bench]'`` for DBOS, and Debian's
-mariadb-server for MariaDB.
+1 and 50 at once, on SQLite and MariaDB. Each step of ours is an operation on a node: its intent is committed before it
+is sent, its outcome after it has come back (the outcome of one and the intent of the next share a commit). The node
+answers at once, in memory, as DBOS's steps return at once. Both write to SQLite in WAL mode with synchronous=FULL, in
+the same directory, in turn; MariaDB flushes its log at every commit. Needs ``pip install 'gpve[bench]'`` for DBOS, and
+Debian's mariadb-server for MariaDB.
 """
 
 import asyncio

@@ -282,7 +282,11 @@ def _upgrade(node: Hardware, a: Arguments) -> bool:
 
 
 def _downgrade(node: Hardware, a: Arguments) -> bool:
-    return a["guest"] in node.versions and _set(node.versions, a["guest"], a["version"])
+    if node.versions.get(a["guest"]) in (None, a["version"]):
+        return False
+    if f"{a['guest']}/{a['name']}" not in node.snapshots:
+        raise Cannot("no backup")
+    return _set(node.versions, a["guest"], a["version"])
 
 
 def _accept(node: Hardware, a: Arguments) -> bool:
@@ -313,6 +317,8 @@ def _confine(node: Hardware, a: Arguments) -> bool:
 
 
 def _unconfine(node: Hardware, a: Arguments) -> bool:
+    if node.sandboxes.get(a["guest"], "ready") != "ready":
+        raise Cannot("its processes are there")
     return _some(_drop(node.sandboxes, a["guest"]), _unplug(node, a))
 
 
