@@ -58,9 +58,12 @@ class Event(NamedTuple):
     data: dict[str, Any]
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
 def encode(value: Any) -> str:
     """JSON as the store keeps it: sorted keys, no spaces, so that equal values are equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def to_row(task: int, seq: int, event: Event) -> Row:

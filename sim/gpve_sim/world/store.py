@@ -1,6 +1,6 @@
 """A store in memory, with the meaning of the real ones: transactions, counters, revisions, a change log."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -11,6 +11,8 @@ from gpve.tasks.retention import Compacted
 from gpve.tasks.tables import COUNTERS, TABLES
 
 Rows = dict[Key, Row]
+Index = dict[tuple[Any, ...], dict[Key, None]]
+"""By the values of some columns: the keys of the rows that have them. Made when it is first asked for."""
 
 
 class MemoryStore:
@@ -19,11 +21,7 @@ class MemoryStore:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.tables: dict[str, Rows] = {name: {} for name in TABLES}
-        self._index: dict[tuple[str, str], dict[Any, dict[Key, None]]] = {}
-        for name, table in TABLES.items():
-            leading = {columns[0] for columns in (*table.indexes, *table.unique, table.key)}
-            for column in leading:
-                self._index[name, column] = {}
+        self._indexes: dict[str, dict[tuple[str, ...], Index]] = {name: {} for name in TABLES}
         for name, first in COUNTERS.items():
             self.set("counter", (name,), {"name": name, "value": first - 1})
 
@@ -104,27 +102,29 @@ class MemoryStore:
     def find(self, table: str, equal: dict[str, Any]) -> Iterator[Row]:
         """Rows with these values, in the order of the primary key."""
         rows = self.tables[table]
-        keys: Iterable[Key] = rows
-        for column, value in equal.items():
-            if (table, column) in self._index:
-                keys = self._index[table, column].get(value, {})
-                break
-        for key in sorted(keys):
-            row = rows[key]
-            if all(row[column] == value for column, value in equal.items()):
-                yield row
+        if not equal:
+            return iter([rows[key] for key in sorted(rows)])
+        columns = tuple(equal)
+        index = self._indexes[table].get(columns)
+        if index is None:
+            index = self._indexes[table][columns] = {}
+            for key, row in rows.items():
+                index.setdefault(tuple(row[column] for column in columns), {})[key] = None
+        keys = index.get(tuple(equal.values()))
+        return iter([rows[key] for key in sorted(keys)] if keys else ())
 
     def set(self, table: str, key: Key, row: Row | None) -> Row | None:
         """Replace a row (None: remove it) and say what was there."""
         rows = self.tables[table]
         old = rows.get(key)
-        for (name, column), index in self._index.items():
-            if name != table:
-                continue
-            if old is not None:
-                index[old[column]].pop(key, None)
-            if row is not None:
-                index.setdefault(row[column], {})[key] = None
+        for columns, index in self._indexes[table].items():
+            before = None if old is None else tuple([old[column] for column in columns])
+            after = None if row is None else tuple([row[column] for column in columns])
+            if before != after:
+                if before is not None:
+                    del index[before][key]
+                if after is not None:
+                    index.setdefault(after, {})[key] = None
         if row is None:
             rows.pop(key, None)
         else:
