@@ -2,13 +2,14 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpve.cli.console import print_json, print_table, progress
 
 if TYPE_CHECKING:
+    import pandas as pd
     from gpve_sim.comparison import Comparison
 
 LAB_POLICIES = ("fgd", "best-fit", "fgd23-dotprod", "gpu-packing", "worst-fit", "random")
@@ -76,21 +77,44 @@ def tell(found: "Comparison", out: Path | None, json: bool) -> None:
     from gpve_sim.plots import save_figure
     from gpve_sim.results import write_atomically
 
-    means = found.table()
+    means, deviations, differences = found.table(), found.deviations(), found.differences()
     if out is not None:
         found.report(out / "report.html")
         write_atomically(out / "runs.csv", lambda path: found.runs.to_csv(path, index=False))
         write_atomically(out / "table.csv", lambda path: means.to_csv(path))
+        write_atomically(out / "deviations.csv", lambda path: deviations.to_csv(path))
+        write_atomically(out / "differences.csv", lambda path: differences.to_csv(path, index=False))
         for measure in ("gpu_pct", "fragmentation_pct", "active_nodes"):
             if measure in found.curves.columns:
                 write_atomically(out / f"{measure}.png", partial(save_figure, found.plot(measure)))
     if json:
-        rows = [{"row": row, **{k: (None if v != v else v) for k, v in means.loc[row].items()}} for row in means.index]
-        print_json({"trace": found.trace, "baseline": found.baseline, "varied": list(found.varied), "rows": rows})
+        tables = {"rows": means.reset_index(), "deviations": deviations.reset_index(), "differences": differences}
+        told = {name: _records(table) for name, table in tables.items()}
+        print_json({"trace": found.trace, "baseline": found.baseline, "varied": list(found.varied), **told})
         return
     shown = [m for m in MEASURES if m.name in means.columns and m.short]
+    header = ("policy", *(m.short for m in shown))
     lines = [(str(row), *(f"{means.at[row, m.name]:,.{m.digits}f}" for m in shown)) for row in means.index]
     seeds = found.runs["seed"].nunique()
-    print_table(f"{found.trace}: means of {seeds} seeds", lines, ("policy", *(m.short for m in shown)))
+    print_table(f"{found.trace}: means of {seeds} seeds", lines, header)
+    if seeds > 1 and len(means) > 1:
+        pairs = differences.set_index(["row", "measure"])
+        lines = [
+            (str(row), *(_interval(pairs.loc[(row, m.name)], m.digits) for m in shown))
+            for row in means.index
+            if row != found.baseline
+        ]
+        print_table(f"difference from {found.baseline}: 95 % interval, paired by seed", lines, header)
     if out is not None:
         typer.echo(f"  report                 {out}/report.html")
+
+
+def _records(table: "pd.DataFrame") -> list[dict[str, Any]]:
+    """The rows of a table for JSON, which has no NaN."""
+    return [{k: None if v != v else v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def _interval(pair: "pd.Series[Any]", digits: int) -> str:
+    """As +1.20 ± 0.30."""
+    mean, high = float(pair["mean"]), float(pair["high"])
+    return "-" if mean != mean else f"{mean:+,.{digits}f} ± {high - mean:,.{digits}f}"

@@ -75,6 +75,15 @@ def test_compare_clusters(gpve, tmp_path):
     rows = {r["row"]: r for r in json.loads(told.out)["rows"]}
     assert rows["fgd"]["gpu_pct"] > rows["random"]["gpu_pct"]
     assert (tmp_path / "report.html").exists()
+    apart = next(d for d in json.loads(told.out)["differences"] if (d["measure"], d["row"]) == ("gpu_pct", "random"))
+    assert apart["mean"] == pytest.approx(rows["random"]["gpu_pct"] - rows["fgd"]["gpu_pct"])
+    assert apart["low"] < apart["mean"] < apart["high"] < 0
+    written = pd.read_csv(tmp_path / "differences.csv").set_index(["measure", "row"])
+    assert written.at[("gpu_pct", "random"), "high"] == pytest.approx(apart["high"])
+    assert pd.read_csv(tmp_path / "deviations.csv", index_col="row").at["fgd", "gpu_pct"] > 0
+    shown = gpve("compare", "generated/openb-like", "--policy", "fgd,random", "--seeds", "2").out
+    assert "difference from fgd: 95 % interval, paired by seed" in shown
+    assert " ± " in shown
 
 
 def test_drains_failures_growth():
