@@ -6,7 +6,7 @@ return one command. They decide nothing else: no clock, no randomness, so a log 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -249,6 +249,9 @@ class Flows:
         self._newest: dict[str, Flow] = {}
         for flow in sorted(flows, key=lambda f: f.version):
             self._newest[flow.name] = flow
+
+    def __iter__(self) -> Iterator[Flow]:
+        return iter(self._known.values())
 
     @property
     def versions(self) -> tuple[tuple[str, int, str], ...]:

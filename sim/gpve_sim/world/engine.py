@@ -12,6 +12,7 @@ from gpve.tasks.events import Kind
 from gpve.tasks.flow import Flows
 from gpve.tasks.ledger import Row, Work
 from gpve.tasks.outcome import Outcome
+from gpve.tasks.state import Status
 from gpve.tasks.submit import Request, cancel
 from gpve.tasks.worker import Rules, Worker
 from gpve.world.placer import Placer
@@ -49,6 +50,8 @@ class World:
     store_back_at: float = 0.0
     """Before this time the store does not answer."""
     incarnations: int = 0
+    over: "Callable[[int, Status], None] | None" = None
+    """Told of tasks that came to an end."""
     audited: bool = False
     """Audit the store after every transaction; what is found goes to ``findings``."""
     findings: list[str] = field(default_factory=list)
@@ -113,6 +116,7 @@ class SimEngine:
                 for operation, outcome in mail:
                     self.worker.answer(operation, outcome)
                 turn(self.worker, self, self, self._placer, self.env.now)
+                self._tell()
                 if self._crashed:
                     raise Crash
             except StoreDown:
@@ -128,6 +132,12 @@ class SimEngine:
             self._wake = self.env.event()
             rest = max(0.0, self.worker.wake() - self.env.now)
             yield self._wake | self.env.timeout(rest)
+
+    def _tell(self) -> None:
+        over, self.worker.over = self.worker.over, []
+        if self.world.over is not None:
+            for task, status in over:
+                self.world.over(task, status)
 
     # The nodes, as this engine sees them.
 

@@ -80,6 +80,8 @@ class SimNodes:
         work_s: float = 0.1,
     ) -> None:
         self.env, self.faults, self.delay_s, self.work_s = env, faults, delay_s, work_s
+        self.work_of: Callable[[Operation], float] = lambda operation: self.work_s
+        """How long a node works on an operation."""
         self.by_name = {name: SimNode(name) for name in names}
 
     def holds(self, node: str) -> bool:
@@ -147,8 +149,9 @@ class SimNodes:
             node.under_way.pop((operation.task, operation.step, "do"), None)
         node.under_way[key] = [answer]
         boots = node.boots
-        if self.work_s:
-            yield self.env.timeout(self.work_s)
+        took = self.work_of(operation)
+        if took:
+            yield self.env.timeout(took)
         if node.boots != boots or key not in node.under_way:
             return
         outcome: Outcome = Done()

@@ -22,6 +22,8 @@ class MemoryStore:
         self._clock = clock
         self.tables: dict[str, Rows] = {name: {} for name in TABLES}
         self._indexes: dict[str, dict[tuple[str, ...], Index]] = {name: {} for name in TABLES}
+        self.released: Callable[[int], None] | None = None
+        """Told of a guest whose claim is gone."""
         for name, first in COUNTERS.items():
             self.set("counter", (name,), {"name": name, "value": first - 1})
 
@@ -189,6 +191,8 @@ class MemoryTx:
         self.take("revision")
         position = 0
         for table, key in dict.fromkeys((table, key) for table, key, _ in self.journal):
+            if table == "claim" and self._store.released is not None and key not in self._store.tables["claim"]:
+                self._store.released(key[0])
             if not TABLES[table].watched:
                 continue
             row = self._store.tables[table].get(key)

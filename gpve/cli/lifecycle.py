@@ -1,0 +1,50 @@
+"""``gpve replay --fidelity lifecycle``: what it prints and writes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpve.cli.console import print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from gpve_sim.experiment import Experiment
+
+DURATIONS = ("default", "none")
+
+
+def replay_lifecycle(experiment: "Experiment", durations: str, out: Path | None, as_json: bool) -> None:
+    """Replay through the task engine. Raises `InputError`."""
+    from gpve_sim.results import output_directory, write_together
+    from gpve_sim.world.lifecycle import files_of, run_lifecycle
+
+    from gpve.model.errors import InputError
+
+    if durations not in DURATIONS:
+        raise InputError(f"no durations {durations!r}; say {' or '.join(DURATIONS)}")
+    if out is not None:
+        output_directory(out)
+    with progress(f"driving {experiment.policy}") as show:
+        played = run_lifecycle(experiment, timed=durations == "default", progress=show)
+    if out is not None:
+        write_together(out, files_of(played))
+    said = played.summary()
+    if as_json:
+        print_json(said)
+    else:
+        _print(said, experiment, out)
+
+
+def _print(said: dict[str, Any], experiment: "Experiment", out: Path | None) -> None:
+    rows = [
+        ("guests arrived", f"{said['arrivals']:,}"),
+        ("placed / failed", f"{said['placed']:,} / {said['failed']:,}"),
+    ]
+    for kind, times in said["time_to_running"].items():
+        rows.append((f"{kind}: time to running, p50 / p99", f"{times['p50_s']:.3f} s / {times['p99_s']:.3f} s"))
+    for status, count in said["tasks"].items():
+        rows.append((f"tasks {status}", f"{count:,}"))
+    rows.append(("steps undone", f"{said['steps_undone']:,}"))
+    rows.append(("rows of the log", f"{said['log_rows']:,}"))
+    rows.append(("replayed in", f"{said['replay_s']:.3f} s ({said['guests_per_s']:,} guests/s)"))
+    if out is not None:
+        rows.append(("written to", str(out)))
+    print_table(f"{experiment.trace} under {experiment.policy}, through the task engine", rows)

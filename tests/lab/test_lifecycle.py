@@ -1,0 +1,96 @@
+"""Lifecycle fidelity: the task engine places as the compiled loop does, and takes the time that its steps take."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+import gpve_sim as lab
+from gpve.model.errors import InputError
+from gpve.tasks.audit import audit
+from gpve.tasks.flows import FLOWS
+from gpve_sim.driver import Settings, replay_trace
+from gpve_sim.policies import load
+from gpve_sim.trace import Trace
+from gpve_sim.world.lifecycle import replay_lifecycle
+from gpve_sim.world.profile import Profile
+from tests.lab.traces_here import loaded
+from tests.worlds import clusters, guest_lists
+
+REAL = ["openb/default", "openb/gpushare40", "azure-vm-2017/dev", "alibaba-dlrm-2025/default", "agents/azure-llm"]
+REAL += ["opendc-surf-week/default"]
+
+
+def part(name: str, guests: int) -> Trace:
+    trace = lab.load(name) if name.startswith("generated/") else loaded(name)
+    return replace(trace, guests=trace.guests.take(np.arange(min(guests, len(trace.guests)))), usage=None)
+
+
+def same(trace: Trace, policy: str, seed: int = 0) -> None:
+    placed = replay_trace(trace, load(policy), settings=Settings(seed=seed))
+    played = replay_lifecycle(trace, load(policy), seed=seed)
+    assert (placed.run.node == played.node).all()
+    if len(placed.run.devices):
+        assert (placed.run.devices == played.devices).all()
+
+
+@pytest.mark.parametrize("policy", ["best-fit", "fgd", "random"])
+@pytest.mark.parametrize("name", ["generated/openb-like", "generated/azure-like"])
+def test_generated_traces_place_alike(name, policy):
+    same(part(name, 600), policy, seed=3)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_traces_place_alike(name):
+    same(part(name, 600), "best-fit")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", [*REAL, "generated/openb-like", "generated/azure-like"])
+def test_longer_parts_place_alike(name):
+    same(part(name, 6000), "worst-fit")
+
+
+@pytest.mark.parametrize("policy", ["best-fit", "worst-fit", "gpu-packing", "random"])
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(nodes=clusters(moves=False), guests=guest_lists())
+def test_any_trace_places_alike(policy, nodes, guests):
+    """Small random worlds with groups, shares, selectors, equal times and lives of no length; and the audit is clean."""
+    trace = Trace("random", guests, nodes)
+    same(trace, policy, seed=1)
+    played = replay_lifecycle(trace, load(policy), profile=Profile(seed=1))
+    assert [finding for finding in audit(played.store.rows, FLOWS) if "given away more" not in finding] == []
+
+
+def test_things_take_their_time():
+    trace = part("generated/azure-like", 300)
+    played = replay_lifecycle(trace, load("best-fit"), profile=Profile(seed=1))
+    said = played.summary()
+    times = said["time_to_running"]["vm"]
+    assert 0.3 < times["p50_s"] < times["p99_s"] < 10.0
+    assert said["tasks"] == {"done": sum(said["tasks"].values())}
+    assert said["placed"] == 300
+    again = replay_lifecycle(trace, load("best-fit"), profile=Profile(seed=1))
+    assert played.store.rows("event") == again.store.rows("event"), "same seed, same log"
+    other = replay_lifecycle(trace, load("best-fit"), profile=Profile(seed=2))
+    assert played.store.rows("event") != other.store.rows("event")
+
+
+def test_waiting_guests_start_when_something_is_free():
+    trace = part("generated/azure-like", 200)
+    few = trace.nodes.take([0, 1])
+    dropped = replay_lifecycle(trace, load("best-fit"), nodes=few, queue="drop")
+    waited = replay_lifecycle(trace, load("best-fit"), nodes=few, queue="backfill")
+    assert dropped.summary()["failed"] > 0
+    assert dropped.summary()["tasks_by_flow"]["vm_create"]["undone"] == dropped.summary()["failed"]
+    assert waited.summary()["placed"] > dropped.summary()["placed"]
+
+
+def test_what_is_not_played_is_said():
+    trace = part("generated/azure-like", 5)
+    with pytest.raises(InputError, match="say drop or backfill"):
+        replay_lifecycle(trace, load("best-fit"), queue="wait")
+    nodes = replace(trace.nodes, drain_s=np.full(len(trace.nodes), 5.0))
+    with pytest.raises(InputError, match="--fidelity placement alone"):
+        replay_lifecycle(trace, load("best-fit"), nodes=nodes)
