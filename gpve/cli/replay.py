@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpve.cli.console import print_json, print_table, progress
+from gpve.cli.lifecycle import replay_lifecycle
 
 if TYPE_CHECKING:
     from gpve_sim.results import Summary
@@ -16,6 +17,7 @@ Reader = Annotated[str | None, typer.Option(help="Reader for a path whose format
 Seed = Annotated[int, typer.Option(help="Seed of whatever is drawn.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
+FIDELITIES = ("placement", "lifecycle")
 EXAMPLE = """
 Example: gpve replay openb/default --policy fgd --no-departures --out out/fgd
 """
@@ -44,6 +46,12 @@ def replay(
     batch_size: Annotated[
         int | None, typer.Option(help="or-tools, without departures: arrivals of one batch (50).")
     ] = None,
+    fidelity: Annotated[
+        str, typer.Option(help="placement: arrivals and departures; lifecycle: every step, through the task engine.")
+    ] = "placement",
+    durations: Annotated[
+        str, typer.Option(help="At lifecycle fidelity, how long steps take: default or none.")
+    ] = "default",
     out: Annotated[
         Path | None, typer.Option(help="Directory for placements, summary, timeline, events, plots.")
     ] = None,
@@ -54,6 +62,10 @@ def replay(
     from gpve_sim.experiment import Experiment, run
     from gpve_sim.results import files_of, output_directory, summary, write_together
 
+    from gpve.model.errors import InputError
+
+    if fidelity not in FIDELITIES:
+        raise InputError(f"no fidelity {fidelity!r}; say {' or '.join(FIDELITIES)}")
     if out is not None:
         output_directory(out)
     experiment = Experiment(
@@ -61,6 +73,9 @@ def replay(
         arrivals=str(arrivals) if arrivals else None, node_order=str(node_order) if node_order else None, seed=seed,
         batch_window=batch_window, batch_size=batch_size,
     )  # fmt: skip
+    if fidelity == "lifecycle":
+        replay_lifecycle(experiment, durations, out, json)
+        return
     with progress(f"replaying {policy}") as show:
         replayed = run(experiment, progress=show)
     if out is not None:

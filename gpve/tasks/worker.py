@@ -5,6 +5,7 @@ the transactions of `jobs`, send what `outgoing` and `questions` hold, sleep unt
 of a monotonic clock of the driver's; times in the store are of the store's clock; nothing compares one with the other.
 """
 
+import heapq
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -61,7 +62,6 @@ class _Active:
     sent: dict[tuple[str, Direction], float] = field(default_factory=dict)
     """When an answer to the operation of (step, direction) is no longer expected."""
     asked: dict[str, Question] = field(default_factory=dict)
-    parked: bool = False
     busy: bool = False
 
 
@@ -84,6 +84,10 @@ class Worker:
         """Whether the driver should ask the store for claimable tasks."""
         self._active: dict[int, _Active] = {}
         self._ready: dict[int, None] = {}
+        self._parked: dict[int, None] = {}
+        """Tasks that wait for a place, in the order in which they began to."""
+        self._timers: list[tuple[float, int]] = []
+        """A heap of (time, task): when to look at a task again."""
         self._jobs: list[Job] = []
         self._submissions: list[Job] = []
         self._next_beat = 0.0
@@ -97,7 +101,7 @@ class Worker:
     @property
     def room(self) -> int:
         """How many more tasks may be claimed."""
-        return self.rules.most - sum(not active.parked for active in self._active.values())
+        return self.rules.most - len(self._active) + len(self._parked)
 
     def submit(self, wish: Request, then: Callable[[Any], None]) -> None:
         """Submit, and claim at once if the locks are free; ``then`` gets the task's row, or the error."""
@@ -196,9 +200,8 @@ class Worker:
 
     def capacity(self) -> None:
         """Something may fit now that did not: ask again for all that waits."""
-        for active in self._active.values():
-            if active.parked:
-                self.questions.extend(active.asked.values())
+        for task in self._parked:
+            self.questions.extend(self._active[task].asked.values())
 
     def look(self) -> None:
         """Sweep at the next turn."""
@@ -230,13 +233,8 @@ class Worker:
             self._jobs.append(
                 Job(Work(lambda tx: beat(tx, self.incarnation, self.name, self.rules.lease_s)), lambda _: None)
             )
-        for task, active in self._active.items():
-            for (step, direction), until in list(active.sent.items()):
-                if now >= until:
-                    del active.sent[step, direction]
-                    self._observe(active, Observation(step, direction, Unknown("no answer in time")))
-            if now >= active.due:
-                self._ready[task] = None
+        while self._timers and self._timers[0][0] <= now:
+            self._ring(heapq.heappop(self._timers)[1], now)
         for task in list(self._ready):
             found = self._active.get(task)
             if found is None:
@@ -251,16 +249,35 @@ class Worker:
 
     def wake(self) -> float:
         """When there is something to do again, if nothing comes in."""
-        at = min(self._next_beat, self._next_sweep)
-        for active in self._active.values():
-            at = min(at, active.due, *active.sent.values()) if active.sent else min(at, active.due)
-        return at
+        while self._timers and not self._waits_for(*self._timers[0]):
+            heapq.heappop(self._timers)
+        soonest = self._timers[0][0] if self._timers else NEVER
+        return min(self._next_beat, self._next_sweep, soonest)
+
+    def _waits_for(self, at: float, task: int) -> bool:
+        """Whether a task still has something that falls due at that time: timers are set often and never taken back."""
+        active = self._active.get(task)
+        return active is not None and (active.due == at or at in active.sent.values())
+
+    def _ring(self, task: int, now: float) -> None:
+        """Something of a task may be due."""
+        active = self._active.get(task)
+        if active is None:
+            return
+        for (step, direction), until in list(active.sent.items()):
+            if now >= until:
+                del active.sent[step, direction]
+                self._observe(active, Observation(step, direction, Unknown("no answer in time")))
+        if now >= active.due:
+            self._ready[task] = None
 
     def reborn(self, incarnation: str) -> None:
         """The store broke in the middle: nobody knows what was committed. Start anew, and claim like anybody else."""
         before = self.incarnation
         self.incarnation = incarnation
         self._active.clear()
+        self._parked.clear()
+        self._timers.clear()
         self._ready.clear()
         self._carrying.clear()
         self.outgoing.clear()
@@ -268,6 +285,10 @@ class Worker:
         self._jobs = [Job(Work(lambda tx: leave(tx, before)), lambda _: None)]
         self._next_beat = 0.0
         self.wants_work = True
+
+    def _drop(self, task: int) -> None:
+        del self._active[task]
+        self._parked.pop(task, None)
 
     def _observe(self, active: _Active, observation: Observation) -> None:
         active.inbox.append(observation)
@@ -284,7 +305,7 @@ class Worker:
         def after(result: Any) -> None:
             active.busy = False
             if isinstance(result, Exception):
-                del self._active[row["id"]]
+                self._drop(row["id"])
                 if not isinstance(result, Fenced):
                     self._set_aside(row["id"], result)
                 return
@@ -303,22 +324,28 @@ class Worker:
         task = active.row["id"]
         active.state = result.state
         if result.state.status in CLOSED or result.state.status is Status.STUCK:
-            del self._active[task]
+            self._drop(task)
             self.over.append((task, result.state.status))
             # A full engine leaves tasks lying: only the store knows whether there are any.
             self.wants_work |= result.freed or self.room <= 1
             self.capacity()
             return
-        active.parked = result.state.status is Status.WAITING
+        parked = result.state.status is Status.WAITING
+        if parked:
+            self._parked.setdefault(task)
+        else:
+            self._parked.pop(task, None)
         if result.wake_at < NEVER:
             active.due = self._now + max(0.0, result.wake_at - result.now)
+            heapq.heappush(self._timers, (active.due, task))
         due = {(operation.step, operation.direction): operation for operation in result.operations}
         active.sent = {key: until for key, until in active.sent.items() if key in due}
         for key, operation in due.items():
             if key not in active.sent:
                 active.sent[key] = self._now + operation.attempt_s
+                heapq.heappush(self._timers, (active.sent[key], task))
                 self.outgoing.append(operation)
         new = [question for question in result.questions if question.step not in active.asked]
         active.asked = {question.step: question for question in result.questions}
-        if not active.parked:
+        if not parked:
             self.questions.extend(new)
