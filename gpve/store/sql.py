@@ -33,6 +33,8 @@ from gpve.world.store import StoreDown
 GIVEN_UP = (1205, 1213)
 """MySQL: a lock waited for too long, or a deadlock: the transaction is rolled back, and may be tried again."""
 TRIES = 5
+AT_ONCE = 500
+"""Keys of one DELETE."""
 APPENDED = ("event", "change")
 """Tables whose rows are only ever added: a second row with the same key is a defect that must not pass."""
 
@@ -328,6 +330,9 @@ class SqlTx:
             batches: dict[str, list[Any]] = defaultdict(list)
             for key in keys:
                 self._sort(table, key, batches)
+            gone = batches.pop("delete", [])
+            for first in range(0, len(gone), AT_ONCE):
+                self._cursor.execute(*self._statements.delete(table, gone[first : first + AT_ONCE]))
             for manner, values in batches.items():
                 self._cursor.executemany(self._statements.write(table, manner), values)
         taken = [(value, name) for name, value in self._counters.items() if value != self._read_counters[name]]
@@ -344,7 +349,7 @@ class SqlTx:
                 batches["delete"].append(key)
         elif (known and stored is None) or table in APPENDED:
             batches["insert"].append([row[column] for column in columns])
-        elif not known:
+        elif not known or (row != stored and not self._statements.updates):
             batches["replace"].append([row[column] for column in columns])
         elif row != stored:
             values = [row[column] for column in columns if column not in TABLES[table].key]

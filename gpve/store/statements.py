@@ -18,6 +18,8 @@ class Statements:
 
     def __init__(self, dialect: Dialect) -> None:
         self._sqlite = dialect.name == "sqlite"
+        self.updates = self._sqlite
+        """Whether many UPDATEs are cheap. PyMySQL sends each by itself, but all rows of a REPLACE at once."""
         self._quote = dialect.identifier_preparer.quote_identifier
         self._mark = "?" if self._sqlite else "%s"
         self._lock = "" if self._sqlite else " FOR UPDATE"
@@ -46,13 +48,19 @@ class Statements:
 
     def get(self, table: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:
         """Rows by primary key."""
+        return self._select(table, self._keyed(table, len(keys))), [value for key in keys for value in key]
+
+    def delete(self, table: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:
+        """Remove rows by primary key."""
+        sql = f"DELETE FROM {self._quote(table)} WHERE {self._keyed(table, len(keys))}"
+        return sql, [value for key in keys for value in key]
+
+    def _keyed(self, table: str, count: int) -> str:
         names = TABLES[table].key
         if len(names) == 1:
-            condition = f"{self._quote(names[0])} IN ({', '.join([self._mark] * len(keys))})"
-        else:
-            one = " AND ".join(f"{self._quote(name)} = {self._mark}" for name in names)
-            condition = " OR ".join([f"({one})"] * len(keys))
-        return self._select(table, condition), [value for key in keys for value in key]
+            return f"{self._quote(names[0])} IN ({', '.join([self._mark] * count)})"
+        one = " AND ".join(f"{self._quote(name)} = {self._mark}" for name in names)
+        return " OR ".join([f"({one})"] * count)
 
     def where(self, table: str, equal: dict[str, Any]) -> tuple[str, list[Any]]:
         """Rows by the values of columns."""
@@ -63,7 +71,7 @@ class Statements:
         return f"SELECT {self._lists[table]} FROM {self._quote(table)} WHERE {condition}{self._lock}"
 
     def write(self, table: str, manner: str) -> str:
-        """``insert``, ``replace`` (whatever is there), ``update`` (values, then key) or ``delete`` (key)."""
+        """``insert``, ``replace`` (whatever is there) or ``update`` (values, then key)."""
         found = self._writes.get((table, manner))
         if found is None:
             found = self._writes[table, manner] = self._written(table, manner)
@@ -81,6 +89,4 @@ class Statements:
                 others = [column for column in self._columns[table] if column not in keys]
                 values = ", ".join(f"{self._quote(column)} = {self._mark}" for column in others)
                 return f"UPDATE {name} SET {values} WHERE {by_key}"
-            case "delete":
-                return f"DELETE FROM {name} WHERE {by_key}"
         raise KeyError(manner)

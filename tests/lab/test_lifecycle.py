@@ -1,20 +1,22 @@
 """Lifecycle fidelity: the task engine places as the compiled loop does, and takes the time that its steps take."""
 
+import json
 from dataclasses import replace
 
+import gpve_sim as lab
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-
-import gpve_sim as lab
-from gpve.model.errors import InputError
-from gpve.tasks.audit import audit
-from gpve.tasks.flows import FLOWS
 from gpve_sim.driver import Settings, replay_trace
 from gpve_sim.policies import load
 from gpve_sim.trace import Trace
 from gpve_sim.world.lifecycle import replay_lifecycle
 from gpve_sim.world.profile import Profile
+from hypothesis import HealthCheck, given, settings
+from pyarrow import parquet
+
+from gpve.model.errors import InputError
+from gpve.tasks.audit import audit
+from gpve.tasks.flows import FLOWS
 from tests.lab.traces_here import loaded
 from tests.worlds import clusters, guest_lists
 
@@ -56,7 +58,7 @@ def test_longer_parts_place_alike(name):
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(nodes=clusters(moves=False), guests=guest_lists())
 def test_any_trace_places_alike(policy, nodes, guests):
-    """Small random worlds with groups, shares, selectors, equal times and lives of no length; and the audit is clean."""
+    """Small random worlds with groups, shares, selectors, equal times, lives of no length; and the audit is clean."""
     trace = Trace("random", guests, nodes)
     same(trace, policy, seed=1)
     played = replay_lifecycle(trace, load(policy), profile=Profile(seed=1))
@@ -94,3 +96,33 @@ def test_what_is_not_played_is_said():
     nodes = replace(trace.nodes, drain_s=np.full(len(trace.nodes), 5.0))
     with pytest.raises(InputError, match="--fidelity placement alone"):
         replay_lifecycle(trace, load("best-fit"), nodes=nodes)
+
+
+def test_from_the_command_line(gpve, tmp_path):
+    """The files of both fidelities say the same where nothing takes time; what is wrong gets one sentence."""
+    trace = tmp_path / "few.csv"
+    rows = [f"vm-{i},vm,{i},{i + 5},{1000 * (1 + i % 3)},2048,{i % 2},{500 * (i % 2)}" for i in range(40)]
+    header = "id,kind,arrival_s,departure_s,cpu_milli,memory_mib,gpu_count,gpu_milli"
+    trace.write_text("\n".join([header, *rows]) + "\n")
+    nodes = tmp_path / "nodes.csv"
+    nodes.write_text("name,cpu_milli,memory_mib,gpu_count,gpu_model\nn0,8000,16384,2,A10\nn1,4000,8192,1,A10\n")
+    at = [str(trace), "--nodes", str(nodes), "--policy", "gpu-packing", "--no-plots"]
+    assert gpve("replay", *at, "--out", str(tmp_path / "one")).code == 0
+    told = gpve("replay", *at, "--fidelity", "lifecycle", "--durations", "none", "--out", str(tmp_path / "two"))
+    assert told.code == 0, told.err
+    assert (tmp_path / "one" / "placements.csv").read_bytes() == (tmp_path / "two" / "placements.csv").read_bytes()
+    said = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert said["placed"] == json.loads((tmp_path / "one" / "summary.json").read_text())["placed"]
+    log = parquet.read_table(tmp_path / "two" / "log.parquet")
+    assert len(log) == said["log_rows"]
+    assert (
+        json.loads(gpve("replay", *at, "--fidelity", "lifecycle", "--json").out)["time_to_running"]["vm"]["p50_s"] > 0.1
+    )
+    for options, says in (
+        (["--fidelity", "perfect"], "no fidelity 'perfect'; say placement or lifecycle"),
+        (["--fidelity", "lifecycle", "--durations", "long"], "no durations 'long'; say default or none"),
+        (["--fidelity", "lifecycle", "--policy", "or-tools"], "placement alone"),
+    ):
+        told = gpve("replay", *at, *options)
+        assert told.code == 2
+        assert says in told.err
