@@ -14,7 +14,7 @@ DURATIONS = ("default", "none")
 def replay_lifecycle(experiment: "Experiment", durations: str, out: Path | None, as_json: bool) -> None:
     """Replay through the task engine. Raises `InputError`."""
     from gpve_sim.results import output_directory, write_together
-    from gpve_sim.world.lifecycle import files_of, run_lifecycle
+    from gpve_sim.world.played import files_of, run_lifecycle
 
     from gpve.model.errors import InputError
 

@@ -79,6 +79,24 @@ def test_things_take_their_time():
     assert played.store.rows("event") != other.store.rows("event")
 
 
+def test_agents_pause_while_they_are_idle():
+    """A pause releases nothing: the placements are those of placement fidelity, whose agents never pause."""
+    trace = loaded("agents/azure-llm")
+    rows = np.arange(60)
+    keep = trace.usage.guest < 60
+    columns = ("guest", "start_s", "end_s", "cpu_milli", "memory_mib", "phase")
+    usage = replace(trace.usage, **{name: getattr(trace.usage, name)[keep] for name in columns})
+    trace = replace(trace, guests=trace.guests.take(rows), usage=usage)
+    placed = replay_trace(trace, load("best-fit"))
+    played = replay_lifecycle(trace, load("best-fit"), profile=Profile(seed=1))
+    assert (placed.run.node == played.node).all()
+    tasks = played.summary()["tasks_by_flow"]
+    assert tasks["agent_pause"]["done"] > 100
+    assert 0 <= tasks["agent_pause"]["done"] - tasks["agent_resume"]["done"] <= 60
+    assert tasks["agent_stop"]["done"] == tasks["agent_delete"]["done"] == 60
+    assert audit(played.store.rows, FLOWS) == []
+
+
 def test_waiting_guests_start_when_something_is_free():
     trace = part("generated/azure-like", 200)
     few = trace.nodes.take([0, 1])

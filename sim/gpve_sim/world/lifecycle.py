@@ -1,6 +1,7 @@
 """A trace at lifecycle fidelity: every guest goes through the engine's own flows against simulated nodes.
 
-A guest arrives: it is created and started. Its life begins when it runs; at the end it is stopped and deleted.
+A guest arrives: it is created and started. Its life begins when it runs; an agent is paused while it is idle; at the
+end a guest is stopped and deleted.
 Decisions are those of the compiled core, guest by guest, on the very classes, group rules and lots of a replay at
 placement fidelity; so where nothing takes time and nothing fails, both place every guest on the same node and devices.
 
@@ -8,54 +9,40 @@ At equal times: departures in the order of the trace, then arrivals in file orde
 far as they come at that moment before the next event is looked at.
 """
 
-import csv
 import heapq
-import json
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import simpy
 from numpy.typing import NDArray
-from pyarrow import parquet
 
 from gpve.model.columns import FOREVER, Nodes
 from gpve.model.errors import InputError
-from gpve.model.kinds import KINDS
-from gpve.model.reasons import Reason
-from gpve.scheduler.cluster import check_models, state_of
-from gpve.scheduler.compiled import bound
-from gpve.scheduler.fragmentation import typical_requests
+from gpve.model.kinds import KINDS, Kind
+from gpve.scheduler.cluster import check_models
 from gpve.scheduler.policy import Policy
-from gpve.scheduler.requests import requests_of
-from gpve.tasks.advance import Question
 from gpve.tasks.events import encode
 from gpve.tasks.flow import Flow, Flows, Step
 from gpve.tasks.flows import FLOWS
 from gpve.tasks.ledger import Row, Tx, Work
-from gpve.tasks.records import Decided, NoFit
 from gpve.tasks.state import Status
 from gpve.tasks.submit import request
 from gpve.tasks.worker import Rules
-from gpve_sim.experiment import Experiment, inputs
-from gpve_sim.kernel.single import decide_single, release_single, start_single
-from gpve_sim.policies import Batching, find_decider
-from gpve_sim.results import device_text
 from gpve_sim.trace import Trace
 from gpve_sim.world.engine import World
 from gpve_sim.world.faults import Faults
 from gpve_sim.world.nodes import SimNodes
 from gpve_sim.world.profile import NO_TIME, Profile
 from gpve_sim.world.store import MemoryStore
+from gpve_sim.world.trace_placer import TracePlacer
 
 NEVER = float("inf")
-DEPARTURE, ARRIVAL = 0, 3
-"""Order at equal times; node events and retries of the queue stand between them."""
+DEPARTURE, PHASE = 0, 1
+"""Order at equal times; arrivals come after both."""
 LIVES = {"vm": ("vm_stop", "vm_delete"), "vcluster": ("vcluster_stop", "vcluster_delete")}
 LIVES["agent"] = ("agent_stop", "agent_delete")
 """By kind: the flows that end a guest."""
@@ -108,62 +95,33 @@ class Lifecycle:
         }
 
 
-class TracePlacer:
-    """Decides for the guests of a trace by the compiled core, and takes back what the store has given back."""
-
-    def __init__(self, trace: Trace, nodes: Nodes, policy: Policy, seed: int) -> None:
-        requests = requests_of(trace.guests)
-        typical = typical_requests(trace.guests, nodes.gpu_model_names)
-        self.state = state_of(nodes, requests, typical)
-        self._policy = (*policy.compiled, policy.uniform, policy.keeps, seed)
-        self._class, self._rule = requests.of_guest, requests.rule_of_guest
-        self._names = nodes.names
-        self._gpu_milli = trace.guests.gpu_milli
-        self.row_of: dict[int, int] = {}
-        """Row in the trace, by the guest's number in the store."""
-        self.taken: dict[int, tuple[int, int]] = {}
-        """(node, devices) by row: what the core has claimed now."""
-        self.placed: dict[int, tuple[int, int]] = {}
-        """The same, for ever."""
-        start_single(self.state, self._policy)
-        self._decide = bound(decide_single, self.state, self._policy, 0, 0, 0)
-        self._release = bound(release_single, self.state, self._policy, 0, 0, 0, 0)
-
-    def decide(self, questions: Sequence[Question], nodes: Sequence[Row]) -> list[Decided | NoFit]:
-        """As in `gpve.world.placer.Placer`."""
-        versions = {row["name"]: row["version"] for row in nodes}
-        answers: list[Decided | NoFit] = []
-        for question in questions:
-            g = self.row_of[question.place.guest]
-            n, devices = self._decide(self.state, self._policy, int(self._class[g]), self._rule_of(g), g)
-            if n < 0:
-                answers.append(NoFit({Reason(-n).sentence: len(nodes)}))
-                continue
-            self.taken[g] = self.placed[g] = (int(n), int(devices))
-            name = self._names[n]
-            milli = 0 if self._gpu_milli is None else int(self._gpu_milli[g])
-            shares = {str(d): milli for d in range(int(devices).bit_length()) if int(devices) >> d & 1}
-            answers.append(Decided(name, versions[name], shares))
-            versions[name] += 1
-        return answers
-
-    def _rule_of(self, g: int) -> int:
-        return int(self._rule[g]) if len(self._rule) else -1
-
-    def given_back(self, guest: int) -> None:
-        """The store has no claim of this guest any more."""
-        g = self.row_of[guest]
-        n, devices = self.taken.pop(g)
-        self._release(self.state, self._policy, int(self._class[g]), self._rule_of(g), n, devices)
-
-
 @dataclass
 class _Life:
-    """The tasks that are due for a guest, one after another."""
+    """A guest, and the flows that are due for it, one after another."""
 
     row: int
-    left: list[str] = field(default_factory=list)
     guest: int = -1
+    due: deque[str] = field(default_factory=deque)
+    busy: bool = False
+    over: bool = False
+    """It departs: what was due before does not matter any more."""
+
+
+def phases_of(trace: Trace) -> dict[int, list[tuple[float, str]]]:
+    """By row of an agent: when it falls idle (it is paused) and when it goes on (resumed), in order."""
+    usage = trace.usage
+    if usage is None or usage.phase is None or "idle" not in usage.phase_names:
+        return {}
+    idle = usage.phase_names.index("idle")
+    agents = trace.guests.kind == Kind.AGENT
+    was_idle: dict[int, bool] = {}
+    changes: dict[int, list[tuple[float, str]]] = defaultdict(list)
+    # Rows are sorted by their start.
+    for g, start, phase in zip(usage.guest.tolist(), usage.start_s.tolist(), usage.phase.tolist(), strict=True):
+        if agents[g] and was_idle.get(g, False) != (phase == idle):
+            was_idle[g] = phase == idle
+            changes[g].append((start, "agent_pause" if phase == idle else "agent_resume"))
+    return dict(changes)
 
 
 def without_waiting(flow: Flow) -> Flow:
@@ -189,8 +147,9 @@ class _Drive:
         self.tasks: dict[str, Counter[str]] = defaultdict(Counter)
         self.flow_of: dict[int, tuple[str, _Life]] = {}
         self.running_s = np.full(len(trace.guests), np.nan)
-        self.departures: list[tuple[float, int]] = []
-        self._bodies: list[Callable[[int], dict[str, Any]]] = []
+        self.ahead: list[tuple[float, int, int, str]] = []
+        """A heap of (time, order, row, flow): departures, and agents that fall idle or go on."""
+        self._phases = phases_of(trace)
         self._fill(nodes)
         self.store.released = self.placer.given_back
         self.world.over = self._over
@@ -223,9 +182,8 @@ class _Drive:
         }
         if guests.gpu_count is not None and guests.gpu_milli is not None:
             body |= {"gpu_count": int(guests.gpu_count[g]), "gpu_milli": int(guests.gpu_milli[g])}
-        kind = KINDS[int(guests.kind[g])]
-        life = self.lives[g] = _Life(g, list(LIVES[kind]))
-        self._submit(f"{kind}_create", body, life)
+        life = self.lives[g] = _Life(g, busy=True)
+        self._submit(f"{KINDS[int(guests.kind[g])]}_create", body, life)
 
     def _submit(self, flow: str, body: dict[str, Any], life: _Life) -> None:
         def then(answer: Any) -> None:
@@ -238,26 +196,44 @@ class _Drive:
         self.world.engines[0].submit(request(self.world.flows, flow, body), then)
 
     def depart(self, g: int) -> None:
-        """End a guest: the next of the flows that end it."""
+        """End a guest."""
         life = self.lives[g]
-        self._submit(life.left.pop(0), {"guest": life.guest}, life)
+        life.over = True
+        life.due.clear()
+        life.due.extend(LIVES[KINDS[int(self.trace.guests.kind[g])]])
+        self._next(life)
+
+    def change(self, g: int, flow: str) -> None:
+        """An agent falls idle or goes on."""
+        life = self.lives[g]
+        if not life.over:
+            life.due.append(flow)
+            self._next(life)
+
+    def _next(self, life: _Life) -> None:
+        if not life.busy and life.due:
+            life.busy = True
+            self._submit(life.due.popleft(), {"guest": life.guest}, life)
 
     def _over(self, task: int, status: Status) -> None:
         flow, life = self.flow_of.pop(task)
         self.tasks[flow][str(status)] += 1
         if status is not Status.DONE:
             return
+        life.busy = False
         if flow.endswith("_create"):
-            guests = self.trace.guests
-            self.running_s[life.row] = self.env.now - guests.arrival_s[life.row]
-            lasts = guests.departure_s[life.row] - guests.arrival_s[life.row]
-            if lasts < FOREVER:
-                # To the moment that the trace says, where nothing kept it waiting.
-                on_time = self.env.now == guests.arrival_s[life.row]
-                end = float(guests.departure_s[life.row]) if on_time else self.env.now + float(lasts)
-                heapq.heappush(self.departures, (end, life.row))
-        elif life.left:
-            self.depart(life.row)
+            self._begin(life.row)
+        self._next(life)
+
+    def _begin(self, g: int) -> None:
+        """A guest runs: from now on count its life and its phases."""
+        guests = self.trace.guests
+        self.running_s[g] = late = self.env.now - guests.arrival_s[g]
+        if guests.departure_s[g] < FOREVER:
+            # To the very moment that the trace says, where nothing kept it waiting.
+            heapq.heappush(self.ahead, (float(guests.departure_s[g] + late), DEPARTURE, g, ""))
+        for at, flow in self._phases.get(g, ()):
+            heapq.heappush(self.ahead, (at + late, PHASE, g, flow))
 
     def settle(self) -> None:
         """Drive everything that can be done at this moment."""
@@ -287,15 +263,16 @@ def replay_lifecycle(
         raise InputError(f"queue mode {queue!r} is played at --fidelity placement alone; say drop or backfill")
     check_models(trace.guests, nodes)
     guests = trace.guests
-    drive = _Drive(trace, nodes, policy, seed, profile, queue)
     arrivals = np.argsort(guests.arrival_s, kind="stable")
-    departs = trace.departures
+    if not trace.departures:
+        trace = replace(trace, guests=replace(guests, departure_s=np.full(len(guests), FOREVER)))
+    drive = _Drive(trace, nodes, policy, seed, profile, queue)
     started = time.perf_counter()
     at = 0
     while True:
         next_arrival = float(guests.arrival_s[arrivals[at]]) if at < len(arrivals) else NEVER
-        next_departure = drive.departures[0][0] if departs and drive.departures else NEVER
-        now = min(next_arrival, next_departure)
+        next_change = drive.ahead[0][0] if drive.ahead else NEVER
+        now = min(next_arrival, next_change)
         if now == NEVER:
             busy = drive.flow_of and drive.env.peek() < NEVER
             if not busy or not _work_ahead(drive):
@@ -308,8 +285,12 @@ def replay_lifecycle(
             continue
         if now > drive.env.now:
             drive.env.run(now)
-        if next_departure <= next_arrival:
-            drive.depart(heapq.heappop(drive.departures)[1])
+        if next_change <= next_arrival:
+            _, order, g, flow = heapq.heappop(drive.ahead)
+            if order == DEPARTURE:
+                drive.depart(g)
+            else:
+                drive.change(g, flow)
         else:
             drive.arrive(int(arrivals[at]))
             at += 1
@@ -331,44 +312,3 @@ def _work_ahead(drive: _Drive) -> bool:
 
 def _open(drive: _Drive) -> list[Row]:
     return [drive.store.tables["task"][task,] for task in drive.flow_of]
-
-
-def run_lifecycle(
-    experiment: Experiment, *, timed: bool = True, progress: Callable[[int, int], None] | None = None
-) -> Lifecycle:
-    """Replay what the command line names. ``timed``: with the default durations, else nothing takes any time."""
-    decider = find_decider(experiment.policy)
-    if isinstance(decider, Batching):
-        raise InputError(f"the policy {experiment.policy} is played at --fidelity placement alone")
-    trace, nodes, _ = inputs(experiment)
-    if experiment.departures is not None:
-        trace = replace(trace, departures=experiment.departures)
-    return replay_lifecycle(
-        trace,
-        decider,
-        nodes=nodes,
-        seed=experiment.seed,
-        profile=Profile(seed=experiment.seed) if timed else NO_TIME,
-        queue=experiment.queue,
-        progress=progress,
-    )
-
-
-def files_of(played: Lifecycle) -> dict[str, Callable[[Path], Any]]:
-    """placements.csv (in order of arrival), summary.json, and log.parquet, the logs of all tasks."""
-    return {
-        "placements.csv": lambda path: _write_placements(played, path),
-        "summary.json": lambda path: path.write_text(json.dumps(played.summary(), indent=2) + "\n"),
-        "log.parquet": lambda path: parquet.write_table(pa.Table.from_pylist(played.store.rows("event")), path),
-    }
-
-
-def _write_placements(played: Lifecycle, path: Path) -> None:
-    guests = played.trace.guests
-    names = guests.ids.to_pylist()
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["guest", "node", "devices"])
-        for g in np.argsort(guests.arrival_s, kind="stable").tolist():
-            n = int(played.node[g])
-            writer.writerow([names[g], played.names[n] if n >= 0 else "", device_text(int(played.devices[g]))])

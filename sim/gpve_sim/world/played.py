@@ -1,0 +1,60 @@
+"""A run at lifecycle fidelity as the command line names it, and its files."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from gpve.model.errors import InputError
+from gpve_sim.experiment import Experiment, inputs
+from gpve_sim.policies import Batching, find_decider
+from gpve_sim.results import device_text
+from gpve_sim.world.lifecycle import Lifecycle, replay_lifecycle
+from gpve_sim.world.profile import NO_TIME, Profile
+
+
+def run_lifecycle(
+    experiment: Experiment, *, timed: bool = True, progress: Callable[[int, int], None] | None = None
+) -> Lifecycle:
+    """Replay what the command line names. ``timed``: with the default durations, else nothing takes any time."""
+    decider = find_decider(experiment.policy)
+    if isinstance(decider, Batching):
+        raise InputError(f"the policy {experiment.policy} is played at --fidelity placement alone")
+    trace, nodes, _ = inputs(experiment)
+    if experiment.departures is not None:
+        trace = replace(trace, departures=experiment.departures)
+    return replay_lifecycle(
+        trace,
+        decider,
+        nodes=nodes,
+        seed=experiment.seed,
+        profile=Profile(seed=experiment.seed) if timed else NO_TIME,
+        queue=experiment.queue,
+        progress=progress,
+    )
+
+
+def files_of(played: Lifecycle) -> dict[str, Callable[[Path], Any]]:
+    """placements.csv (in order of arrival), summary.json, and log.parquet, the logs of all tasks."""
+    return {
+        "placements.csv": lambda path: _write_placements(played, path),
+        "summary.json": lambda path: path.write_text(json.dumps(played.summary(), indent=2) + "\n"),
+        "log.parquet": lambda path: parquet.write_table(pa.Table.from_pylist(played.store.rows("event")), path),
+    }
+
+
+def _write_placements(played: Lifecycle, path: Path) -> None:
+    guests = played.trace.guests
+    names = guests.ids.to_pylist()
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["guest", "node", "devices"])
+        for g in np.argsort(guests.arrival_s, kind="stable").tolist():
+            n = int(played.node[g])
+            writer.writerow([names[g], played.names[n] if n >= 0 else "", device_text(int(played.devices[g]))])
