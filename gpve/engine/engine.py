@@ -6,6 +6,7 @@ the engine by `submit` and `hint`.
 """
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -27,6 +28,7 @@ from gpve.world.placer import Placer
 from gpve.world.store import Store, StoreDown
 from gpve.world.turn import turn
 
+LOG = logging.getLogger(__name__)
 STORE_RETRY_S = 0.5
 
 
@@ -131,9 +133,14 @@ class Engine:
             self._wake.clear()
             try:
                 turn(self._worker, self._store, ringing, self._placer, time.monotonic())
-            except StoreDown:
-                self._worker.reborn(self._incarnation())
-                await asyncio.sleep(STORE_RETRY_S)
+            except StoreDown as error:
+                LOG.warning("engine %s: the store does not answer: %s", self._name, error)
+                await self._start_anew()
+                continue
+            except Exception:
+                # A defect, of ours or of a policy: tasks must not lie where they are because an engine died of it.
+                LOG.exception("engine %s: starting anew after a defect", self._name)
+                await self._start_anew()
                 continue
             self._tell()
             # Once around the loop in any case: what has come in belongs into the next transaction.
@@ -148,6 +155,10 @@ class Engine:
             self._store.transact([Work(lambda tx: leave(tx, me))])
         except StoreDown:
             return
+
+    async def _start_anew(self) -> None:
+        self._worker.reborn(self._incarnation())
+        await asyncio.sleep(STORE_RETRY_S)
 
     def _tell(self) -> None:
         over, self._worker.over = self._worker.over, []

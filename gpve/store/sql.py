@@ -56,10 +56,10 @@ class SqlStore:
             except (pymysql.err.OperationalError, sqlite3.OperationalError) as error:
                 if not _rolled_back(error) or attempt == TRIES - 1:
                     raise StoreDown(str(error)) from error
-            except (pymysql.err.IntegrityError, sqlite3.IntegrityError):
+            except (pymysql.err.IntegrityError, sqlite3.IntegrityError) as error:
                 # Somebody else inserted what these works had looked for in vain. Now they will find it.
                 if attempt == TRIES - 1:
-                    raise
+                    raise StoreDown(str(error)) from error
             except (pymysql.err.Error, sqlite3.Error, DBAPIError) as error:
                 raise StoreDown(str(error)) from error
         raise AssertionError
