@@ -9,7 +9,7 @@ from gpve.model.columns import Guests, Nodes
 from gpve.model.errors import InputError
 from gpve.model.reasons import Reason
 from gpve.scheduler.cluster import INDEX_BYTES, eligibility, state_of
-from gpve.scheduler.columns import ERROR, ERROR_NODE, FLOOR, REQUEST_CLASS, State
+from gpve.scheduler.columns import BAD_DEVICE, ERROR, ERROR_NODE, FLOOR, REQUEST_CLASS, State
 from gpve.scheduler.compiled import bound, entry
 from gpve.scheduler.explain import explain
 from gpve.scheduler.fragmentation import Typical, typical_requests
@@ -123,7 +123,8 @@ class LiveCluster:
     def place(self, demand: Demand, only: int | None = None) -> Claim | Reason:
         """Decide (on node ``only``, if given) and claim; the `Reason` of the nearest miss if no node fits.
 
-        Raises `InputError` if the policy returns something that is not a score.
+        Raises `InputError` if the policy returns something that is not a score, or a device that cannot take the share;
+        then nothing is claimed.
         """
         c = self._class_of(demand)
         if only is None:
@@ -131,10 +132,14 @@ class LiveCluster:
         else:
             node, devices = _decide_on(self._state, self._arguments, c, only, self._guests)
         self._guests += 1
-        if self._state.scalars[ERROR]:
+        wrong = int(self._state.scalars[ERROR])
+        if wrong:
             bad = self.nodes.names[int(self._state.scalars[ERROR_NODE])]
             self._state.scalars[ERROR] = 0
-            raise InputError(f"policy {self.policy.name!r} returned something that is not a score on node {bad!r}")
+            if node >= 0:
+                self.release(Claim(demand, node, devices))
+            what = "chose a device that cannot take the share" if wrong == BAD_DEVICE else "gave no score"
+            raise InputError(f"policy {self.policy.name!r} {what} on node {bad!r}")
         return Claim(demand, node, devices) if node >= 0 else Reason(-node)
 
     def release(self, claim: Claim) -> None:

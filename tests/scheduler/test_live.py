@@ -98,9 +98,25 @@ def test_a_bad_score_is_told():
         return free_cpu / (req.cpu - 500) * 0.0
 
     live = LiveCluster(clusters_of_two(), sometimes)
-    with pytest.raises(InputError, match="not a score"):
+    before = live.state.free_cpu.copy()
+    with pytest.raises(InputError, match="gave no score on node"):
         live.place(Demand(500, 1))
+    assert (live.state.free_cpu == before).all(), "nothing is claimed"
     assert isinstance(live.place(Demand(600, 1)), Claim)
+
+
+def test_decisions_on_one_node_and_what_others_took():
+    """What a server needs beside `place`: one node alone, and the accounts of other servers."""
+    live = LiveCluster(clusters_of_two(), load("best-fit"))
+    assert live.place(Demand(1000, 1), only=1).node == 1
+    live.observe(0, 500, 1024, [], True)
+    live.observe(1, 0, 0, [], True)
+    assert live.place(Demand(600, 1)) is Reason.CPU
+    assert live.reasons(Demand(600, 1)) == {Reason.CPU: 1, Reason.SEVERAL: 1}
+    assert live.place(Demand(500, 1), only=1) is Reason.SEVERAL
+    live.observe(1, 8000, 8192, [], False)
+    assert live.place(Demand(600, 1), only=1) is Reason.UNSCHEDULABLE
+    assert live.place(Demand(500, 1)).node == 0
 
 
 def clusters_of_two():
