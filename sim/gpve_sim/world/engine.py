@@ -198,6 +198,8 @@ class SimEngine:
         return results
 
     def _at_record(self, tx: MemoryTx) -> Fault | None:
+        if not self.world.faults.plan:
+            return None
         for table, key, _ in tx.journal:
             event = self.world.store.tables["event"].get(key) if table == "event" else None
             if event is None:

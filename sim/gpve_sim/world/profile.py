@@ -7,6 +7,7 @@ bandwidth as well. The defaults are measured on two shared cores where a source 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 
 from gpve.tasks.advance import Operation, draw
@@ -60,16 +61,17 @@ class Profile:
         median = self.seconds.get(operation.verb, self.other_s)
         if median == 0.0:
             return 0.0
-        lot = draw(self.seed, operation.task, hash_of(operation))
+        lot = draw(self.seed, operation.task, place_of(operation.step, operation.direction))
         took = median * math.exp(self.spread * Random(lot).gauss(0.0, 1.0))
         if operation.verb == "vm.transfer":
             took += float(operation.arguments.get("memory_mib", 0)) / self.memory_mib_per_s
         return took
 
 
-def hash_of(operation: Operation) -> int:
+@cache
+def place_of(step: str, direction: str) -> int:
     """A number for (step, direction), the same in every process."""
-    return sum(ord(letter) * 31**at for at, letter in enumerate(operation.step + operation.direction)) % (1 << 32)
+    return sum(ord(letter) * 31**at for at, letter in enumerate(step + direction)) % (1 << 32)
 
 
 NO_TIME = Profile(seconds={}, other_s=0.0)
