@@ -101,6 +101,15 @@ class SimEngine:
         self.worker.submit(wish, then)
         self._ring()
 
+    def crash(self) -> None:
+        """The process ends, and is started anew after a while."""
+        self._crashed = True
+        self._ring()
+
+    def pause(self, for_s: float) -> None:
+        """The process stands still."""
+        self._frozen_until = max(self._frozen_until, self.env.now + for_s)
+
     def _ring(self) -> None:
         if not self._wake.triggered:
             self._wake.succeed()

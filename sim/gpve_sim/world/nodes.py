@@ -82,6 +82,9 @@ class SimNodes:
         self.env, self.faults, self.delay_s, self.work_s = env, faults, delay_s, work_s
         self.work_of: Callable[[Operation], float] = lambda operation: self.work_s
         """How long a node works on an operation."""
+        self.made: Callable[[Operation], None] | None = None
+        """Told of every change that was really made."""
+        self._cut_until: dict[str, float] = {}
         self.by_name = {name: SimNode(name) for name in names}
 
     def holds(self, node: str) -> bool:
@@ -110,6 +113,13 @@ class SimNodes:
         node.hardware.power_loss()
         self.env.process(self._come_back(node, for_s))
 
+    def cut_off(self, name: str, for_s: float) -> None:
+        """Nothing reaches a node, and nothing of it arrives, for a while; it goes on with what it has."""
+        self._cut_until[name] = max(self.env.now + for_s, self._cut_until.get(name, 0.0))
+
+    def _is_cut_off(self, name: str) -> bool:
+        return self.env.now < self._cut_until.get(name, 0.0)
+
     def _come_back(self, node: SimNode, after: float) -> Generator[simpy.Event, Any, None]:
         yield self.env.timeout(after)
         node.up = True
@@ -120,6 +130,8 @@ class SimNodes:
         """A command on its way there, its work, and the answer on its way back."""
         node = self.by_name[operation.node]
         yield self.env.timeout(self.delay_s + after)
+        if self._is_cut_off(node.name):
+            return
         # A refusal says that nothing was changed, so a node refuses nothing that it did.
         if fault in (Fault.REFUSE, Fault.REFUSE_ONCE) and not node.did(key_of(operation)):
             answer(operation, Refused("refused by plan", again=fault is Fault.REFUSE_ONCE))
@@ -162,6 +174,8 @@ class SimNodes:
             outcome = Refused(str(error))
         if changed:
             node.effects[key, boots] = node.effects.get((key, boots), 0) + 1
+            if self.made is not None:
+                self.made(operation)
         if fault is Fault.NODE_DIES_AFTER_EFFECT:
             self.power_loss(node.name, self.faults.outage_s)
             return
@@ -182,6 +196,7 @@ class SimNodes:
 
         def arrive() -> Generator[simpy.Event, Any, None]:
             yield self.env.timeout(self.delay_s)
-            answer(operation, outcome)
+            if not self._is_cut_off(operation.node):
+                answer(operation, outcome)
 
         self.env.process(arrive())

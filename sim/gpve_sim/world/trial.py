@@ -129,23 +129,23 @@ def populate(world: World, seed: int, flow: str = "vm_create") -> None:
             tx.put("network", {"name": network, "kind": "bridge", "task": None})
         volume = {"guest": None, "pool": "local", "node": "b", "size_gib": 8, "task": None}
         tx.put("volume", {**volume, "id": "spare"})
-        _add_guest(tx, 100, "vm", "running", "a", vm)
-        _add_guest(tx, 101, "agent", "stopped", None, agent)
-        _add_guest(tx, CAST, kind, phase, home, cast)
+        add_guest(tx, 100, "vm", "running", "a", vm)
+        add_guest(tx, 101, "agent", "stopped", None, agent)
+        add_guest(tx, CAST, kind, phase, home, cast)
         if kind == "vm":
             tx.put("volume", {**volume, "id": "data", "guest": CAST, "node": home})
 
     for error in world.store.transact([Work(write)]):
         if error is not None:
             raise error
-    _install(world.nodes.by_name["a"].hardware, 100, "vm", "running", vm)
-    _install(world.nodes.by_name[home].hardware, CAST, kind, phase, cast)
+    install(world.nodes.by_name["a"].hardware, 100, "vm", "running", vm)
+    install(world.nodes.by_name[home].hardware, CAST, kind, phase, cast)
     world.nodes.by_name["b"].hardware.volumes["spare"] = None
     if kind == "vm":
         world.nodes.by_name[home].hardware.volumes["data"] = CAST
 
 
-def _add_guest(tx: Tx, number: int, kind: str, phase: str, node: str | None, spec: dict[str, Any]) -> None:
+def add_guest(tx: Tx, number: int, kind: str, phase: str, node: str | None, spec: dict[str, Any]) -> None:
     """The rows of a guest: its own, its claim, volume, port and quota."""
     tx.take("guest")
     row = {"id": number, "kind": kind, "name": f"g{number}", "project": "default", "phase": phase}
@@ -164,7 +164,7 @@ def _add_guest(tx: Tx, number: int, kind: str, phase: str, node: str | None, spe
         tx.put("node", charged(tx.get("node", node) or {}, claim, +1))
 
 
-def _install(hardware: Hardware, number: int, kind: str, phase: str, spec: dict[str, Any]) -> None:
+def install(hardware: Hardware, number: int, kind: str, phase: str, spec: dict[str, Any]) -> None:
     """The same guest on its node."""
     state = "defined" if phase == "stopped" else phase
     if kind != "agent" or phase != "stopped":
