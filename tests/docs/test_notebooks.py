@@ -118,3 +118,21 @@ def test_own_policy(execute):
     assert f"line {line}:" in values["message"]
     assert "did you mean node.gpu_count?" in values["message"]
     assert pictures(notebook) == 1
+
+
+def test_two_fidelities(execute):
+    """Both place alike where nothing takes time; durations move few VMs, and the policies keep their order."""
+    notebook, values = execute(
+        "04_two_fidelities.ipynb",
+        alike="alike",
+        elsewhere="elsewhere",
+        used="used",
+        waited="float(timed.running_s.min())",
+    )
+    assert values["alike"] is True
+    assert 0 <= values["elsewhere"] < 0.3
+    assert values["waited"] > 0.2
+    for fidelity in (0, 1):
+        order = sorted(values["used"], key=lambda policy: values["used"][policy][fidelity])
+        assert order[-1] == "worst-fit"
+    assert pictures(notebook) == 1

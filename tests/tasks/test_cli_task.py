@@ -100,3 +100,21 @@ def test_audit_finds_what_somebody_altered_by_hand(cluster, gpve):
     assert told.out.endswith("1 findings\n")
     cluster.store.transact([Work(lambda tx: tx.put("node", node))])
     assert gpve("audit", *at).code == 0
+
+
+def test_a_log_of_a_newer_version_is_shown_as_it_is(cluster, gpve):
+    at = ["--database", cluster.address]
+    settle(cluster, 1, "done")
+
+    def from_the_future(tx):
+        tx.put("task", {**tx.get("task", 1), "id": 77, "version": 9, "status": "pondering", "seq": 1})
+        event = {"task": 77, "seq": 0, "kind": "transmogrified", "step": "warp", "at": 0.0, "epoch": 1}
+        tx.put("event", {**event, "data": '{"into":"tiger"}'})
+
+    cluster.store.transact([Work(from_the_future)])
+    told = gpve("task", "show", "77", *at)
+    assert told.code == 0
+    assert "version 9" in told.out
+    assert '1970-01-01 00:00:00  transmogrified warp         {"into":"tiger"}' in told.out
+    assert gpve("audit", *at).out == "nothing is wrong\n"
+    cluster.store.transact([Work(lambda tx: tx.delete("task", 77)), Work(lambda tx: tx.delete("event", 77, 0))])

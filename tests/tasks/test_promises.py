@@ -478,7 +478,14 @@ def test_18_a_task_of_an_unknown_version_stays_visible_and_untouched():
     world.env.run(200)
     assert statuses(world) == ["done", "queued"]
     assert kinds(world, 2) == ["submitted"]
+    # Nor is a log guessed at that speaks of things which this version has never heard of.
+    event, task = world.store.tables["event"][2, 0], world.store.tables["task"][2,]
+    world.store.set("event", (2, 1), {**event, "seq": 1, "kind": "transmogrified"})
+    world.store.set("task", (2,), {**task, "seq": 2, "status": "running"})
     assert audit(world.store.rows, world.flows) == []
+    assert isinstance(ask(world, lambda tx: cancel(tx, 2, "no")), dict), "noted for the version that knows it"
+    world.env.run(400)
+    assert kinds(world, 2) == ["submitted", "transmogrified"]
 
 
 def test_18_the_hash_follows_the_table_not_the_code():

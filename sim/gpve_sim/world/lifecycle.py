@@ -68,6 +68,13 @@ class Lifecycle:
     store: MemoryStore
     replay_s: float
 
+    @property
+    def log(self) -> Any:
+        """The logs of all tasks as a pandas frame: task, seq, kind, step, at (seconds), epoch, data, revision."""
+        import pandas as pd
+
+        return pd.DataFrame(self.store.rows("event"))
+
     def summary(self) -> dict[str, Any]:
         """What the command line prints."""
         guests = self.trace.guests

@@ -12,11 +12,29 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from gpve.model.errors import InputError
+from gpve.scheduler.policy import Policy
+from gpve_sim.catalogue import load
 from gpve_sim.experiment import Experiment, inputs
 from gpve_sim.policies import Batching, find_decider
 from gpve_sim.results import device_text
+from gpve_sim.trace import Trace
 from gpve_sim.world.lifecycle import Lifecycle, replay_lifecycle
 from gpve_sim.world.profile import NO_TIME, Profile
+
+
+def lifecycle(
+    trace: str | Trace, policy: str | Policy = "best-fit", *, timed: bool = True, seed: int = 0, queue: str = "drop"
+) -> Lifecycle:
+    """Replay ``trace`` (a name, a path or a `Trace`) through the task engine; ``timed``: with the default durations.
+
+    Raises `InputError`.
+    """
+    loaded = load(trace, seed=seed) if isinstance(trace, str) else trace
+    decider = find_decider(policy) if isinstance(policy, str) else policy
+    if isinstance(decider, Batching):
+        raise InputError(f"the policy {policy} is played at placement fidelity alone")
+    profile = Profile(seed=seed) if timed else NO_TIME
+    return replay_lifecycle(loaded, decider, seed=seed, profile=profile, queue=queue)
 
 
 def run_lifecycle(
