@@ -16,6 +16,7 @@ from gpve.cli.doctor import doctor
 from gpve.cli.explain import explain
 from gpve.cli.nodes import nodes_app
 from gpve.cli.replay import replay
+from gpve.cli.scenario import scenario_app
 from gpve.cli.size import size
 from gpve.cli.sweep import sweep
 from gpve.cli.task import audit, task_app
@@ -53,6 +54,7 @@ app.command()(sweep)
 app.command()(doctor)
 app.command()(audit)
 app.add_typer(task_app, name="task")
+app.add_typer(scenario_app, name="scenario")
 app.add_typer(traces_app, name="traces")
 app.add_typer(nodes_app, name="nodes")
 
