@@ -26,6 +26,8 @@ from gpve.tasks.state import CLOSED, Status, TaskState
 from gpve.tasks.submit import Request, submit
 
 NEVER = float("inf")
+LEAST_S = 1e-6
+"""No task that rests is looked at again sooner."""
 
 
 @dataclass(frozen=True)
@@ -336,7 +338,8 @@ class Worker:
         else:
             self._parked.pop(task, None)
         if result.wake_at < NEVER:
-            active.due = self._now + max(0.0, result.wake_at - result.now)
+            # Two clocks: a rest that vanishes in the sum would have the task looked at for ever at one moment.
+            active.due = self._now + max(LEAST_S, result.wake_at - result.now)
             heapq.heappush(self._timers, (active.due, task))
         due = {(operation.step, operation.direction): operation for operation in result.operations}
         active.sent = {key: until for key, until in active.sent.items() if key in due}
