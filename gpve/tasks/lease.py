@@ -104,7 +104,8 @@ def take(tx: Tx, flows: Flows, task: int, me: str, around: Surroundings) -> Take
 def poison(tx: Tx, task: int, me: str, problem: str) -> None:
     """Set a task aside that cannot be read or driven: a dead letter with an alarm; nothing of its log is altered."""
     row = tx.get("task", task)
-    if row is None or row["owner"] not in (None, me):
+    # Whoever found it may have been about to take it over from an engine that died.
+    if row is None or not (row["owner"] == me or free(tx, row, me)):
         return
     tx.put("task", {**row, "poison": problem, "owner": None})
     tx.put("alarm", {"task": task, "at": tx.now, "text": problem})

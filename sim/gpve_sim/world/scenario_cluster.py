@@ -156,12 +156,15 @@ class StagedNodes(SimNodes):
     def _meets(self, operation: Operation) -> Mishap | None:
         for mishap in self.mishaps:
             if (mishap.verb, mishap.node) == (operation.verb, operation.node) and mishap.left > 0:
-                # A refusal says that nothing was changed, so a node refuses nothing that it did; nor when it is off.
-                node = self.by_name[operation.node]
-                if mishap.kind != "refuse" or (node.up and not node.did(key_of(operation))):
+                if mishap.kind != "refuse" or self._may_refuse(operation):
                     mishap.left -= 1
                     return mishap
         return None
+
+    def _may_refuse(self, operation: Operation) -> bool:
+        """A refusal says that nothing was changed: no node says so of what it did, or of the tombstone it only notes."""
+        node = self.by_name[operation.node]
+        return node.up and not operation.tombstone and not node.did(key_of(operation))
 
     def _refuse(self, operation: Operation, answer: Answer) -> Generator[simpy.Event, Any, None]:
         yield self.env.timeout(2.0 * self.delay_s)

@@ -35,6 +35,8 @@ class Stage:
         """Expectations that do not hold, and lines that never came to be said."""
         self.found: list[str] = []
         """What must never be, seen at some moment."""
+        self.damaged: set[int] = set()
+        """Tasks whose log the script damaged."""
         self._awaited = [line for line in script if line.event is not None]
         self.store.written = self._written
         self.nodes.made = self._made
@@ -253,6 +255,7 @@ def _deafen(stage: Stage, guest: int) -> None:
 @phrase("log of task N damaged")
 def _damage(stage: Stage, task: int) -> None:
     row = stage.store.tables["event"][task, 0]
+    stage.damaged.add(task)
     stage.store.set("event", (task, 0), {**row, "data": f"? {row['data']}"})
 
 
