@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from gpve import __version__
+from gpve.cli.chaos import chaos, sweep_faults
 from gpve.cli.compare import compare, lab
 from gpve.cli.console import fail
 from gpve.cli.consolidate import consolidate
@@ -51,6 +52,8 @@ app.command()(explain)
 app.command()(consolidate)
 app.command()(size)
 app.command()(sweep)
+app.command()(chaos)
+app.command()(sweep_faults)
 app.command()(doctor)
 app.command()(audit)
 app.add_typer(task_app, name="task")

@@ -205,7 +205,7 @@ def _make(
             )
             if not move.recorded:
                 if move.direction == "do":
-                    log.say(Kind.STARTED, name, {})
+                    log.say(Kind.STARTED, name, {} if around.holds(command.node) else {"relay": True})
                 else:
                     log.tx.delete("outbox", log.task, name, "do")
                     log.say(Kind.UNDOING, name, {"tombstone": move.tombstone})

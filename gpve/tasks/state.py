@@ -190,6 +190,8 @@ def _apply_to_step(state: TaskState, step: StepState, event: Event) -> None:
             step.at = At.SENT
             step.reached = True
             step.completed = state.seq
+            # Several engines may carry it: what refuses one of them says nothing of what the others brought.
+            step.doubt |= data.get("relay", False)
         case Kind.DONE:
             step.at = At.DONE
             step.result = data["result"]

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpve.tasks.errors import BadBody, Forbidden, KeyReused, NotFound, UnknownFlow
-from gpve.tasks.events import Event, Kind, encode, to_row
+from gpve.tasks.events import Event, Kind, encode, from_rows, to_row
 from gpve.tasks.flow import Body, Flow, Flows
 from gpve.tasks.ledger import Key, Row, Tx, Work
-from gpve.tasks.state import CLOSED, Status
+from gpve.tasks.state import CLOSED, Status, fold
 
 KEY = re.compile(r"[!-~]{1,128}")
 
@@ -145,8 +145,9 @@ def resume(tx: Tx, task: int) -> Row:
     elif row["status"] == Status.STUCK:
         event = Event(Kind.RESUMED, "", tx.now, row["epoch"], {})
         tx.put("event", to_row(task, row["seq"], event))
-        status = Status.RUNNING if row["committed"] else Status.UNDOING
-        row = {**row, "seq": row["seq"] + 1, "status": str(status)}
+        # The log says which way it goes: one that gave up asking for the outcome of its commit step has not turned.
+        state = fold(from_rows(task, tx.where("event", task=task)))
+        row = {**row, "seq": state.seq, "status": str(state.status)}
     else:
         raise Forbidden(f"resume task {task}", row["status"], ("cancel it", "wait for its end"))
     tx.delete("alarm", task)

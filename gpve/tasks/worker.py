@@ -75,7 +75,8 @@ class Worker:
     ) -> None:
         self.name, self.incarnation, self.flows, self.rules = name, incarnation, flows, rules
         self._around = Surroundings(rules.seed, holds)
-        self._carrying: set[OpKey] = set()
+        self._carrying: dict[OpKey, float] = {}
+        """Operations sent for other engines, and until when an answer is expected."""
         self.outgoing: list[Operation] = []
         """Operations to send now: their intent is committed."""
         self.questions: list[Question] = []
@@ -163,8 +164,8 @@ class Worker:
         """Operations of other engines' tasks, for nodes that this one talks to: send them, and note what comes back."""
         for row in rows:
             operation = operation_of(row)
-            if key_of(operation) not in self._carrying:
-                self._carrying.add(key_of(operation))
+            if self._carrying.get(key_of(operation), -NEVER) <= self._now:
+                self._carrying[key_of(operation)] = self._now + operation.attempt_s
                 self.outgoing.append(operation)
 
     def answered(self, rows: Iterable[Row]) -> None:
@@ -180,7 +181,7 @@ class Worker:
             if row is not None and row["epoch"] == operation.epoch:
                 tx.put("outbox", {**row, "outcome": encode(to_json(outcome))})
 
-        self._carrying.discard(key_of(operation))
+        self._carrying.pop(key_of(operation), None)
         self._jobs.append(Job(Work(run), lambda _: None))
 
     def decided(self, question: Question, answer: Decided | NoFit) -> None:
@@ -222,6 +223,7 @@ class Worker:
         """Whether it is time to look for what nobody told of; says so once."""
         if now < self._next_sweep:
             return False
+        self._now = now
         self._next_sweep = now + self.rules.sweep_s
         self.wants_work = self.room > 0
         self.capacity()

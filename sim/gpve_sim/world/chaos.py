@@ -6,10 +6,9 @@ nothing is left anywhere, every effect was made once, and each node has what the
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 import simpy
@@ -22,15 +21,14 @@ from gpve.tasks.flows import FLOWS
 from gpve.tasks.ledger import Row, Tx, Work
 from gpve.tasks.state import CLOSED, Status
 from gpve.tasks.submit import cancel, request, resume
-from gpve.world.placement import SchedulerPlacer
 from gpve.world.store import StoreDown
-from gpve_sim.policies import load
 from gpve_sim.world.chaos_look import at_rest
 from gpve_sim.world.chaos_plan import FIRST_GUEST, Mishap, Plan, Resident, Wish
 from gpve_sim.world.engine import SimEngine, World
 from gpve_sim.world.faults import Fault, Faults
 from gpve_sim.world.nodes import SimNodes
 from gpve_sim.world.store import MemoryStore, MemoryTx
+from gpve_sim.world.sweeping import best_fit
 from gpve_sim.world.trial import add_guest, install, node_row
 
 EVERY = 40
@@ -65,11 +63,6 @@ class Report:
 def run_plan(plan: Plan, every: int = EVERY) -> Report:
     """Play a plan to its end, or to its first findings."""
     return _Chaos(plan, every).run()
-
-
-@lru_cache
-def _best_fit() -> SchedulerPlacer:
-    return SchedulerPlacer(load("best-fit"))
 
 
 class _Armed(Faults):
@@ -115,7 +108,7 @@ class _Chaos:
         self.faults = _Armed(env, [mishap for mishap in plan.mishaps if mishap.what in faults])
         self.store = _WatchedStore(lambda: env.now + self.jumped)
         self.nodes = SimNodes(env, [node.name for node in plan.nodes], self.faults)
-        self.world = World(env, self.store, self.nodes, _best_fit, FLOWS, self.faults)
+        self.world = World(env, self.store, self.nodes, best_fit, FLOWS, self.faults)
         self.findings: list[str] = []
         self.rows: dict[int, Row] = {}
         """The task of each wish that was granted."""
@@ -293,9 +286,9 @@ class _Chaos:
                 break
             for task in stuck:
                 self.resumed += 1
-                self.store.transact([Work(lambda tx, task=task: resume(tx, task))])  # type: ignore[misc]
+                self.store.transact([Work(partial(resume, task=task))])
             if self.env.now > over_at + PATIENCE_S:
-                self.store.transact([Work(lambda tx, task=task: cancel(tx, task, "late")) for task in still])  # type: ignore[misc]
+                self.store.transact([Work(partial(cancel, task=task, reason="late")) for task in still])
         self.world.stopped = True
         if not self.findings:
             # What is still on its way arrives.

@@ -132,8 +132,9 @@ class SimNodes:
         yield self.env.timeout(self.delay_s + after)
         if self._is_cut_off(node.name):
             return
-        # A refusal says that nothing was changed, so a node refuses nothing that it did.
-        if fault in (Fault.REFUSE, Fault.REFUSE_ONCE) and not node.did(key_of(operation)):
+        # A refusal says that nothing was changed, so a node refuses nothing that it did or is about to do.
+        begun = node.did(key_of(operation)) or key_of(operation) in node.under_way
+        if fault in (Fault.REFUSE, Fault.REFUSE_ONCE) and not begun:
             answer(operation, Refused("refused by plan", again=fault is Fault.REFUSE_ONCE))
             return
         if fault is Fault.LOST:

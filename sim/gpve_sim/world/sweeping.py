@@ -17,10 +17,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from simpy import Environment
+
 from gpve.model.errors import InputError
+from gpve.scheduler.policy import load
 from gpve.tasks.flows import FLOWS
 from gpve.world.placement import SchedulerPlacer
-from gpve_sim.policies import load
 from gpve_sim.world.engine import World
 from gpve_sim.world.faults import Injection
 from gpve_sim.world.sweep import Point, pairs, points_of, singles
@@ -70,9 +72,8 @@ class Figures:
         self.findings += other.findings
 
 
-@lru_cache
 def best_fit() -> SchedulerPlacer:
-    """The scheduler of every world: it keeps nothing from one question to the next."""
+    """A scheduler of its own for every engine: it remembers the nodes that it has seen."""
     return SchedulerPlacer(load("best-fit"))
 
 
@@ -119,8 +120,9 @@ def run_part(part: Part) -> Figures:
 def _try(flow: str, seed: int, plan: tuple[Injection, ...], audited: bool) -> Figures:
     worlds: list[World] = []
 
-    def watched(*arguments: Any) -> World:
-        worlds.append(World(*arguments, audited=audited))
+    def watched(env: Environment, *rest: Any) -> World:
+        worlds.append(World(env, *rest))
+        worlds[-1].audited = audited
         return worlds[-1]
 
     trial = run_trial(flow, plan, best_fit, seed, make_world=watched)

@@ -211,7 +211,7 @@ def run_trial(
     placer: Callable[[], Placer],
     seed: int = 0,
     flows: Flows = FLOWS,
-    make_world: type[World] = World,
+    make_world: Callable[..., World] = World,
 ) -> Trial:
     """Run a task of ``flow`` under the faults of ``plan``."""
     env = simpy.Environment()
