@@ -90,14 +90,24 @@ class Cluster:
     def open_tasks(self) -> list[int]:
         return [row["id"] for row in self.store.rows("task") if row["status"] not in CLOSED]
 
-    def wait(self, limit_s: float = 120.0) -> None:
-        """Until every task is over."""
-        until = time.monotonic() + limit_s
+    def wait(self, patience_s: float = 120.0) -> None:
+        """Until every task is over. Fails when nothing at all was written to a log for so long."""
+        revision, until = 0, time.monotonic() + patience_s
         while left := self.open_tasks():
+            news = self.store.events_since(revision, 1000)
+            if news:
+                revision, until = news[-1]["revision"], time.monotonic() + patience_s
             if time.monotonic() > until:
                 rows = [row for row in self.store.rows("task") if row["id"] in left[:3]]
-                raise AssertionError(f"{len(left)} tasks are not over: {rows}")
+                told = f"engines: {self.store.rows('engine')}, clock: {self.store.now()}, revision {revision}"
+                raise AssertionError(f"{len(left)} tasks rest: {rows}; {told}; {self._database_says()}")
             time.sleep(0.1)
+
+    def _database_says(self) -> str:
+        if self.database.dialect.name == "sqlite":
+            return ""
+        with self.database.connect() as connection:
+            return str(connection.exec_driver_sql("SHOW ENGINE INNODB STATUS").fetchall())[-6000:]
 
     def findings(self) -> list[str]:
         """What the audit finds, and effects that were made twice."""
