@@ -156,7 +156,8 @@ class SimNodes:
     ) -> Generator[simpy.Event, Any, None]:
         key = key_of(operation)
         if key in node.under_way:
-            node.under_way[key].append(answer)
+            # Whoever asks again hears of what it asked itself: its epoch may be a newer one.
+            node.under_way[key].append(lambda first, outcome: answer(operation, outcome))
             return
         if verdict.cut:
             node.under_way.pop((operation.task, operation.step, "do"), None)

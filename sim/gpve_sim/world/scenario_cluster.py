@@ -1,7 +1,7 @@
 """The cluster of a scenario: what its world.toml may say, and the world made of it, whose events can be followed."""
 
 import tomllib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from gpve.scheduler.policy import load
 from gpve.tasks.advance import Operation
 from gpve.tasks.events import encode
 from gpve.tasks.flows import FLOWS
-from gpve.tasks.ledger import Row, Tx, Work
+from gpve.tasks.ledger import Key, Row, Tx, Work
 from gpve.tasks.operations import key_of
 from gpve.tasks.outcome import Refused
 from gpve.tasks.worker import Rules
@@ -155,14 +155,14 @@ class StagedNodes(SimNodes):
 
     def _meets(self, operation: Operation) -> Mishap | None:
         for mishap in self.mishaps:
-            if (mishap.verb, mishap.node) == (operation.verb, operation.node) and mishap.left > 0:
-                if mishap.kind != "refuse" or self._may_refuse(operation):
-                    mishap.left -= 1
-                    return mishap
+            due = (mishap.verb, mishap.node) == (operation.verb, operation.node) and mishap.left > 0
+            if due and (mishap.kind != "refuse" or self._may_refuse(operation)):
+                mishap.left -= 1
+                return mishap
         return None
 
     def _may_refuse(self, operation: Operation) -> bool:
-        """A refusal says that nothing was changed: no node says so of what it did, or of the tombstone it only notes."""
+        """A refusal says that nothing was changed: no node says so of what it did, or of a tombstone."""
         node = self.by_name[operation.node]
         return node.up and not operation.tombstone and not node.did(key_of(operation))
 
@@ -176,26 +176,29 @@ class StagedNodes(SimNodes):
 
 
 class FollowedStore(MemoryStore):
-    """A store that tells of every event once it is written."""
+    """A store that tells of every event and every alarm once it is written."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(clock)
         self.clock = clock
-        self.written: Callable[[list[Row]], None] = lambda rows: None
+        self.written: Callable[[list[Row], list[Row]], None] = lambda events, alarms: None
 
     def transact(self, works: Sequence[Work], before: Callable[[MemoryTx], None] | None = None) -> list[Any]:
         """As in `gpve.world.store.Store`."""
-        keys: list[tuple[Any, ...]] = []
+        keys: dict[tuple[str, Key], None] = {}
 
         def look(tx: MemoryTx) -> None:
             if before is not None:
                 before(tx)
-            keys.extend(key for table, key, _ in tx.journal if table == "event")
+            keys.update(((table, key), None) for table, key, _ in tx.journal)
 
         results = super().transact(works, look)
-        events = self.tables["event"]
-        self.written([events[key] for key in dict.fromkeys(keys) if key in events])
+        self.written(self._now(keys, "event"), self._now(keys, "alarm"))
         return results
+
+    def _now(self, keys: Iterable[tuple[str, Key]], table: str) -> list[Row]:
+        rows = self.tables[table]
+        return [rows[key] for where, key in keys if where == table and key in rows]
 
 
 @dataclass

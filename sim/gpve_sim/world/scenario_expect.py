@@ -164,6 +164,13 @@ def _volume_free(stage: Stage, volume: str) -> str | None:
     return None if rows[0]["guest"] is None else f"it is of {rows[0]['guest']}"
 
 
+@phrase("expect snapshot WORD of N current")
+def _current(stage: Stage, name: str, guest: int) -> str | None:
+    """Whether it is what the guest's data was put back to last."""
+    found = [node.hardware.snapshots.get(f"{guest}/{name}") for node in stage.nodes.by_name.values()]
+    return None if "current" in found else f"it is {next(filter(None, found), 'not there')}"
+
+
 @phrase("expect vcluster N is WORD")
 def _version(stage: Stage, guest: int, version: str) -> str | None:
     found = [node.hardware.versions[guest] for node in stage.nodes.by_name.values() if guest in node.hardware.versions]

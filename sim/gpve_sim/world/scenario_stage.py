@@ -116,11 +116,13 @@ class Stage:
         yield self.env.timeout(self.world.store_back_at - self.env.now)
         self.write(what, run)
 
-    def _written(self, rows: list[Row]) -> None:
+    def _written(self, events: list[Row], alarms: list[Row]) -> None:
         """Events are in the store: log them, and do what waited for them."""
-        for row in rows:
+        for row in events:
             self.say(_line_of(row))
-        for row in rows:
+        for row in alarms:
+            self.say(f"alarm: task {row['task']}: {row['text']}")
+        for row in events:
             seen = (row["task"], row["step"], row["kind"])
             for line in list(self._awaited):
                 event = line.event
