@@ -7,7 +7,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/gpve
 # Installed once per content of the lists of packages.
 WANTED := $(shell cat pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-16)
 
-.PHONY: help lab test test-full lint bench docs clean
+.PHONY: help lab test test-full sweep lint bench docs clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ test: lint packages ## All tests but the long ones
 
 test-full: lint packages ## All tests, the long ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+sweep: $(VENV)/.lab-$(WANTED) ## Every flow under every fault and every two (half an hour); killed, it goes on where it stood
+	@$(BIN)/gpve sweep-faults --out out/sweep-faults
 
 bench: $(VENV)/.lab-$(WANTED) ## Benchmarks; each prints a line of JSON
 	@for script in bench/*.py; do $(BIN)/python $$script; done

@@ -1,6 +1,13 @@
 """The flows of the first slice under every single fault, and under pairs of faults, in the simulated world."""
 
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
 from functools import cache
 
 import pytest
@@ -8,8 +15,13 @@ from gpve_sim.policies import load
 from gpve_sim.world.engine import World
 from gpve_sim.world.faults import Fault, Injection
 from gpve_sim.world.sweep import Point, pairs, points_of, singles
+from gpve_sim.world.sweeping import parts_of, run_part, sweep_faults, total
 from gpve_sim.world.trial import Trial, run_trial
+from typer.testing import CliRunner
 
+from gpve.cli.main import app
+from gpve.model.errors import InputError
+from gpve.tasks import machine
 from gpve.tasks.flows import FLOWS
 from gpve.world.placement import SchedulerPlacer
 
@@ -98,3 +110,58 @@ def test_same_seed_same_log():
     """Byte for byte, with faults and jitter."""
     plan = (Injection("prepare", "do", Fault.ANSWER_LOST), Injection("transfer", "do", Fault.REFUSE))
     assert run_trial("vm_migrate", plan, placer, 5).log == run_trial("vm_migrate", plan, placer, 5).log
+
+
+TINY = ["node_open", "vm_pause"]
+
+
+def test_a_sweep_counts_its_worlds_and_goes_on_where_it_stood(tmp_path):
+    whole = sweep_faults(TINY, tmp_path / "whole", workers=1)
+    assert sum(part.count for part in parts_of(TINY)) == total(whole).worlds > 900
+    assert total(whole).fired > 500
+    assert (total(whole).wrong, total(whole).stuck) == (0, 0)
+    # Half of the parts, and half a line, as a kill leaves it.
+    sweep_faults(TINY, tmp_path / "killed", workers=1, per_part=200)
+    file = tmp_path / "killed" / "parts.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:3]) + lines[3][:40])
+    shown = []
+    again = sweep_faults(TINY, tmp_path / "killed", 1, 200, lambda done, total: shown.append(done))
+    assert again == whole
+    assert shown[0] == sum(json.loads(line)["figures"]["worlds"] for line in lines[:3])
+    assert sorted(file.read_bytes().splitlines(keepends=True)) == sorted(lines)
+
+
+def test_a_sweep_that_is_killed_loses_at_most_a_part(tmp_path):
+    command = [sys.executable, "-c", "from gpve.cli.main import main; main()", "sweep-faults"]
+    command += ["--flow", "vm_stop", "--flow", "vm_start", "--workers", "1", "--out", str(tmp_path), "--json"]
+    file = tmp_path / "parts.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ) as run:
+        end = time.monotonic() + 60.0
+        while time.monotonic() < end and not (file.exists() and file.stat().st_size):
+            time.sleep(0.02)
+        run.send_signal(signal.SIGKILL)
+    kept = file.read_bytes().splitlines()
+    assert 1 <= len(kept) < len(parts_of(["vm_stop", "vm_start"]))
+    said = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert file.read_bytes().splitlines()[:1] == kept[:1]
+    wanted = sweep_faults(["vm_stop", "vm_start"], tmp_path / "whole", workers=2)
+    assert said["total"] == asdict(total(wanted))
+
+
+def test_a_sweep_says_what_it_found(monkeypatch, tmp_path):
+    owed = machine._owed
+    monkeypatch.setattr(machine, "_owed", lambda flow, state: owed(flow, state)[1:])
+    part = next(part for part in parts_of(["vm_pause"]) if part.kind == "single")
+    figures = run_part(part)
+    assert figures.wrong > 0
+    assert figures.findings[0]["flow"] == "vm_pause"
+    assert figures.findings[0]["faults"]
+    run = CliRunner().invoke(app, ["sweep-faults", "--flow", "vm_pause", "--workers", "1", "--out", str(tmp_path)])
+    assert run.exit_code == 1
+    assert "total" in run.stdout
+
+
+def test_a_sweep_of_no_such_flow(tmp_path):
+    with pytest.raises(InputError, match="no flow 'vm_fly'"):
+        sweep_faults(["vm_fly"], tmp_path)
