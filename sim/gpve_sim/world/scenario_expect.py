@@ -42,7 +42,7 @@ def _gone(stage: Stage, guest: int) -> str | None:
     return ", ".join(left) or None
 
 
-@phrase("expect guest N WORD on NODE once")
+@phrase("expect guest N PHASE on NODE once")
 def _once(stage: Stage, guest: int, phase: str, node: str) -> str | None:
     wrong = _there(stage, guest, phase, node)
     if wrong is not None:
@@ -52,7 +52,7 @@ def _once(stage: Stage, guest: int, phase: str, node: str) -> str | None:
     return _is_on(stage, guest, kind, [] if state is None else [(node, state)])
 
 
-@phrase("expect guest N WORD on NODE without power")
+@phrase("expect guest N PHASE on NODE without power")
 def _without_power(stage: Stage, guest: int, phase: str, node: str) -> str | None:
     """As the store says, but for the power that its node lost."""
     wrong = _there(stage, guest, phase, node)
@@ -63,7 +63,7 @@ def _without_power(stage: Stage, guest: int, phase: str, node: str) -> str | Non
     return _is_on(stage, guest, kind, [] if state is None else [(node, state)])
 
 
-@phrase("expect guest N WORD")
+@phrase("expect guest N PHASE")
 def _phase(stage: Stage, guest: int, phase: str) -> str | None:
     return _there(stage, guest, phase, None)
 

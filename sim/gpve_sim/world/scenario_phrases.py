@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpve.model.phases import MOVES, STEADY
 from gpve_sim.world.hardware import VERBS
 from gpve_sim.world.scenario_cluster import ClusterSpec
 
@@ -90,6 +91,8 @@ def _one_of(what: str, there: Callable[[ClusterSpec], Sequence[str]]) -> Callabl
 
 STATUSES = ("queued", "running", "waiting", "undoing", "done", "undone", "stuck", "unreadable")
 
+PHASES = tuple(sorted(set().union(*STEADY.values(), *({move.during} for m in MOVES.values() for move in m.values()))))
+
 _VALUES: dict[str, Callable[[str, ClusterSpec], Any]] = {
     "N": _number,
     "S": _seconds,
@@ -97,5 +100,6 @@ _VALUES: dict[str, Callable[[str, ClusterSpec], Any]] = {
     "ENGINE": _one_of("engine", lambda cluster: list(cluster.engines)),
     "VERB": _one_of("verb", lambda cluster: list(VERBS)),
     "STATUS": _one_of("status", lambda cluster: STATUSES),
+    "PHASE": _one_of("phase", lambda cluster: PHASES),
     "WORD": lambda word, cluster: word,
 }
