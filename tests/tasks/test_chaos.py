@@ -97,10 +97,11 @@ def test_what_was_carried_for_another_engine_and_lost_is_carried_again() -> None
 
 
 def test_what_two_engines_carry_is_refused_to_one_and_done_for_the_other() -> None:
-    refused = Mishap(0.0, "refuse")
+    # The owner looks after the one has heard that it is refused, and before the other has heard that it is done.
+    mishaps = [Mishap(0.0, "refuse"), Mishap(0.6, "pause", "0", 9.45)]
     checkpoint = Wish(0, 0.5, "agent_checkpoint", 0, {"guest": 100, "name": "s0"})
-    report = run_plan(plan_of([checkpoint], [refused], AGENT, engines=(("n1", "n2"), ("n0",), ("n0",))))
-    assert report.findings == []
+    report = run_plan(plan_of([checkpoint], mishaps, AGENT, engines=(("n1", "n2"), ("n0",), ("n0",))))
+    assert (report.findings, report.tasks) == ([], {"undone": 1})
 
 
 def test_a_commit_step_in_doubt_is_resumed_as_what_it_is() -> None:
