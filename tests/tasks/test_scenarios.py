@@ -89,6 +89,7 @@ def script(folder: Path, *lines: str) -> None:
         ("t=50 expect snapshot old of 100 current", "it is not there"),
         ("t=50 expect vcluster 100 is v1.30.1", "it is on no node"),
         ("on task(1).switch.undoing: node a power off", "its moment never came"),
+        ("t=0 refuse vm.stop on a", "no vm.stop came to node a for 'refuse' to befall"),
     ],
 )
 def test_a_wrong_expectation_fails(copy, gpve, line, says):

@@ -4,17 +4,14 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+import gpve_sim.world.scenario_expect  # noqa: F401  (its sentences are registered)
 from gpve.model.errors import InputError
-from gpve_sim.world import scenario_expect as _expect  # its sentences are registered
 from gpve_sim.world.scenario_cluster import build, read_cluster
 from gpve_sim.world.scenario_phrases import PATTERNS
 from gpve_sim.world.scenario_script import read_script
 from gpve_sim.world.scenario_stage import Stage
 
 __all__ = ["PATTERNS", "Played", "find", "folders", "play", "story", "write_log"]
-assert _expect
-
-FOLDER = Path("tests/scenarios")
 LOG = "expect.log"
 SHOWN = 40
 """Lines of a difference that are shown."""

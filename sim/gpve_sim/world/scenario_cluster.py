@@ -125,6 +125,8 @@ class Mishap:
     left: float = 1.0
     """How many commands it still befalls."""
     seconds: float = 0.0
+    befell: int = 0
+    """How many it has befallen."""
 
 
 class StagedNodes(SimNodes):
@@ -158,6 +160,7 @@ class StagedNodes(SimNodes):
             due = (mishap.verb, mishap.node) == (operation.verb, operation.node) and mishap.left > 0
             if due and (mishap.kind != "refuse" or self._may_refuse(operation)):
                 mishap.left -= 1
+                mishap.befell += 1
                 return mishap
         return None
 

@@ -51,6 +51,9 @@ class Stage:
         self.env.run(self._until + 1e-6)
         for line in self._awaited:
             self.failures.append(f"line {line.number}: its moment never came: {line.text}")
+        for mishap in self.nodes.mishaps:
+            if not mishap.befell:
+                self.failures.append(f"no {mishap.verb} came to node {mishap.node} for {mishap.kind!r} to befall")
 
     def say(self, text: str) -> None:
         """A line of the log."""
@@ -225,7 +228,9 @@ def _refuse_times(stage: Stage, verb: str, node: str, times: int) -> None:
 
 @phrase("accept VERB on NODE")
 def _accept(stage: Stage, verb: str, node: str) -> None:
-    stage.nodes.mishaps = [m for m in stage.nodes.mishaps if (m.verb, m.node) != (verb, node)]
+    for mishap in stage.nodes.mishaps:
+        if (mishap.kind, mishap.verb, mishap.node) == ("refuse", verb, node):
+            mishap.left = 0
 
 
 @phrase("lose VERB on NODE times N")
