@@ -50,7 +50,7 @@ def chaos(
 
 def _tell(report: "Report", plan: "Plan") -> None:
     print(f"seed {report.seed}: {report.findings[0]}", *report.findings[1:], sep="\n  ")
-    print(f"  ({len(plan.wishes)} operations, {len(plan.mishaps)} faults)")
+    print(f"  (operations: {len(plan.wishes)}, faults: {len(plan.mishaps)})")
 
 
 def _cut_down(plan: "Plan", report: "Report", every: int, out: Path, quiet: bool) -> None:
@@ -63,7 +63,7 @@ def _cut_down(plan: "Plan", report: "Report", every: int, out: Path, quiet: bool
     file = out / f"seed-{report.seed}.json"
     file.write_text(smaller.text())
     if not quiet:
-        print(f"  cut down to {len(smaller.wishes)} operations and {len(smaller.mishaps)} faults:")
+        print(f"  cut down (operations: {len(smaller.wishes)}, faults: {len(smaller.mishaps)}):")
         print(*(f"  {line}" for line in told(smaller)), sep="\n")
         print(f"  replay it: gpve chaos --plan {file}")
 
