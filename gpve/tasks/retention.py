@@ -1,4 +1,4 @@
-"""What is forgotten, and when: closed tasks with their logs, and old changes. Whoever watches from before is told.
+"""What is forgotten, and when: closed tasks with their logs. Whoever watches from before is told.
 
 200 creates a second are 170 million rows a day: a store that keeps everything dies of it.
 """
@@ -35,15 +35,6 @@ def forget_tasks(tx: Tx, tasks: Sequence[int]) -> int:
         for key in tx.where("idempotency", task=task):
             tx.delete("idempotency", key["project"], key["key"])
         tx.delete("task", task)
-    _compact(tx, newest)
-    return newest
-
-
-def forget_changes(tx: Tx, keys: Sequence[tuple[int, int]]) -> int:
-    """Remove changes (revision, position); the newest revision that went with them."""
-    for revision, position in keys:
-        tx.delete("change", revision, position)
-    newest = max((revision for revision, _ in keys), default=0)
     _compact(tx, newest)
     return newest
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpve.scheduler.compiled import entry
-from gpve.scheduler.place import begin, claim, draw_of, find, release, set_open
+from gpve.scheduler.place import begin, claim, draw_of, find, release
 
 
 @entry
@@ -27,9 +27,3 @@ def decide_single(state, policy, c, rule, g):
 def release_single(state, policy, c, rule, n, devices):
     """Give back what `decide_single` claimed."""
     release(state, policy[2], policy[4], c, rule, n, devices)
-
-
-@entry
-def open_single(state, n, is_open):
-    """Let a node take guests, or not."""
-    set_open(state, n, is_open)
