@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,12 @@ class SqlStore:
         query = select(found).where(*(found.c[column] == value for column, value in equal.items()))
         order = [column.desc() if newest else column for column in found.primary_key]
         return self._select(query.order_by(*order).limit(limit))
+
+    def nodes(self, revision: int, names: Collection[str]) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        node = METADATA.tables["node"]
+        query = select(node).where(or_(node.c.revision > revision, node.c.name.in_(names)))
+        return self._select(query.order_by(node.c.name))
 
     def events_since(self, revision: int, limit: int) -> list[Row]:
         """As in `gpve.world.store.Store`."""

@@ -14,10 +14,13 @@ from gpve.tasks.errors import Conflict, Fenced
 from gpve.tasks.events import Event, Kind, encode, to_row
 from gpve.tasks.flow import Context, Flow, InStore, OnNode, Place
 from gpve.tasks.ledger import Row, Tx
-from gpve.tasks.machine import Direction, Move, committed, context, in_doubt, observe, plan
+from gpve.tasks.machine import OVER, Direction, Move, committed, context, in_doubt, observe, plan
 from gpve.tasks.outcome import Done, Outcome, Refused
 from gpve.tasks.records import VERBS, Decided, NoFit, Refuse, claim
-from gpve.tasks.state import CLOSED, Status, TaskState, apply
+from gpve.tasks.state import CLOSED, At, Status, TaskState, apply
+
+
+UNDER_WAY = frozenset((At.SENT, At.UNDOING))
 
 
 @dataclass(frozen=True)
@@ -110,11 +113,12 @@ def advance(
 ) -> Advanced:
     """Record ``observations`` and all that follows from them.
 
-    ``row``: the task's row as the caller knows it; its epoch says on whose behalf. ``taken``: the task was just
-    claimed, so what was sent before is to be sent anew under the new epoch. Raises `Fenced` if the task has another
+    ``row``: the task's row as the caller knows it; its epoch says on whose behalf. ``taken``: this very transaction
+    claimed the task, and what was sent before is to be sent anew under the new epoch. Raises `Fenced` if the task has another
     owner by now.
     """
-    row = _own(tx, row, before)
+    if not taken:
+        row = _own(tx, row, before)
     task = row["id"]
     log = _Log(tx, task, before.copy())
     state = log.state
@@ -127,8 +131,8 @@ def advance(
         else:
             _record(log, flow, observation.step, observation.direction, observation.outcome, around.seed)
     result = Advanced(state, now=tx.now)
+    seen = context(task, body, state)
     while True:
-        seen = context(flow, task, body, state)
         following = plan(flow, seen, state, tx.now)
         for kind, step, data in following.events:
             log.say(kind, step, data)
@@ -142,7 +146,7 @@ def advance(
             break
         # Another step may be ready now; what was already recorded is not recorded twice.
         taken = False
-    result.freed = _settle(tx, flow, row, state, context(flow, task, body, state))
+    result.freed = _settle(tx, flow, row, state, seen)
     return result
 
 
@@ -165,7 +169,7 @@ def _answer_cancel(log: _Log, flow: Flow, reason: str) -> None:
 
 def _record(log: _Log, flow: Flow, step: str, direction: Direction, outcome: Outcome, seed: int) -> None:
     state = log.state
-    event = observe(flow, state, step, direction, outcome, log.tx.now, draw(seed, log.task, state.seq))
+    event = observe(flow, state, step, direction, outcome, log.tx.now, lambda: draw(seed, log.task, state.seq))
     if event is None:
         return
     log.add(event)
@@ -293,14 +297,20 @@ def operation_of(row: Row) -> Operation:
 def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> bool:
     """Bring the task's row up to its log, and close what is over; whether that freed a lock that others wait for."""
     freed = False
-    over = sum(state.step(step.name).at in ("done", "skipped") for step in flow.steps) / max(1, len(flow.steps))
+    over, under_way = 0, None
+    for step in flow.steps:
+        at = state.step(step.name).at
+        if at in OVER:
+            over += 1
+        elif under_way is None and at in UNDER_WAY:
+            under_way = step.name
     after: Row = {
         **row,
-        "status": str(state.status),
+        "status": state.status.value,
         "seq": state.seq,
         "committed": committed(flow, state),
-        "step": next((s.name for s in flow.steps if state.step(s.name).at in ("sent", "undoing")), None),
-        "progress": max(row["progress"], over),
+        "step": under_way,
+        "progress": max(row["progress"], over / max(1, len(flow.steps))),
         "reason": _reason(state),
     }
     if state.status is Status.STUCK:

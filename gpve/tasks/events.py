@@ -1,8 +1,9 @@
 """The log of a task: what happened, in order. It is the truth; everything else about a task is a fold over it."""
 
-import json
 from enum import StrEnum
 from typing import Any, NamedTuple
+
+import orjson
 
 from gpve.tasks.errors import CorruptLog
 from gpve.tasks.ledger import Row
@@ -58,12 +59,9 @@ class Event(NamedTuple):
     data: dict[str, Any]
 
 
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
-
-
 def encode(value: Any) -> str:
     """JSON as the store keeps it: sorted keys, no spaces, so that equal values are equal bytes."""
-    return _ENCODER.encode(value)
+    return "{}" if value == {} else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def to_row(task: int, seq: int, event: Event) -> Row:
@@ -71,7 +69,7 @@ def to_row(task: int, seq: int, event: Event) -> Row:
     return {
         "task": task,
         "seq": seq,
-        "kind": str(event.kind),
+        "kind": event.kind.value,
         "step": event.step,
         "at": event.at,
         "epoch": event.epoch,
@@ -86,7 +84,7 @@ def from_rows(task: int, rows: list[Row]) -> list[Event]:
         if row["seq"] != at:
             raise CorruptLog(task, f"event {at} is missing")
         try:
-            data = json.loads(row["data"])
+            data = orjson.loads(row["data"])
             events.append(Event(Kind(row["kind"]), row["step"], row["at"], row["epoch"], data))
         except ValueError as error:
             raise CorruptLog(task, f"event {at}: {error}") from error

@@ -197,6 +197,11 @@ class Flow:
         return needs
 
     @cached_property
+    def commit(self) -> str | None:
+        """The name of the commit step, if there is one."""
+        return next((step.name for step in self.steps if step.commit), None)
+
+    @cached_property
     def dependents(self) -> dict[str, tuple[str, ...]]:
         """By step: the steps that need it."""
         return {name: tuple(other for other in self.needs if name in self.needs[other]) for name in self.needs}
@@ -212,8 +217,7 @@ class Flow:
     @cached_property
     def after_commit(self) -> set[str]:
         """The steps that come after the commit point."""
-        point = next((step.name for step in self.steps if step.commit), None)
-        return {name for name, before in self.ancestors.items() if point in before}
+        return {name for name, before in self.ancestors.items() if self.commit in before}
 
     def table(self) -> dict[str, Any]:
         """The table of steps: what a version stands for."""

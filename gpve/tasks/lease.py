@@ -5,16 +5,18 @@ or when its owner's lease has run out; the claim gives it a new epoch from one c
 for a task compares its epoch, so an owner that was only slow finds itself fenced.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from gpve.tasks.advance import Advanced, Surroundings, advance
 from gpve.tasks.errors import CorruptLog
-from gpve.tasks.events import Event, Kind, from_rows, to_row
+from gpve.tasks.events import Event, Kind, encode, from_rows, to_row
 from gpve.tasks.flow import Flow, Flows
 from gpve.tasks.ledger import Row, Tx
 from gpve.tasks.state import CLOSED, Status, apply, fold
+from gpve.tasks.submit import Request
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,22 @@ def take(tx: Tx, flows: Flows, task: int, me: str, around: Surroundings) -> Take
         body = flow.body.model_validate_json(row["body"], strict=False)
     except ValueError as error:
         raise CorruptLog(task, f"body: {error}") from error
-    events = from_rows(task, tx.where("event", task=task))
+    return _claim(tx, flow, row, body, tx.where("event", task=task), me, around)
+
+
+def take_new(tx: Tx, wish: Request, row: Row, me: str, around: Surroundings) -> Taken | None:
+    """Claim the task that this very transaction has submitted, and go on with it; None if its locks are not free."""
+    first = tx.get("event", row["id"], 0)
+    if first is None or not holds_all(tx, row["id"]):
+        return None
+    return _claim(tx, wish.flow, row, wish.body, [first], me, around)
+
+
+def _claim(
+    tx: Tx, flow: Flow, row: Row, body: Any, log: list[Row], me: str, around: Surroundings
+) -> Taken:
+    task = row["id"]
+    events = from_rows(task, log)
     if len(events) != row["seq"]:
         raise CorruptLog(task, f"{row['seq']} events expected, {len(events)} found")
     try:
@@ -87,16 +104,15 @@ def take(tx: Tx, flows: Flows, task: int, me: str, around: Surroundings) -> Take
     except (KeyError, ValueError, TypeError) as error:
         raise CorruptLog(task, f"{type(error).__name__}: {error}") from error
     epoch = tx.take("epoch")
-    row = {**row, "owner": me, "epoch": epoch}
     new = [Event(Kind.CLAIMED, "", tx.now, epoch, {"engine": me})]
-    if not state.began and holds_all(tx, task):
+    if not state.began and (row["cancel"] is None or holds_all(tx, task)):
+        # Nobody but a task that is cancelled is claimed before it holds its locks.
         facts = flow.read(tx, state.target, body)
-        new.append(Event(Kind.BEGAN, "", tx.now, epoch, {"facts": json.loads(json.dumps(facts))}))
+        new.append(Event(Kind.BEGAN, "", tx.now, epoch, {"facts": orjson.loads(encode(facts))}))
     for event in new:
         tx.put("event", to_row(task, state.seq, event))
         apply(state, event)
-    row = {**row, "seq": state.seq}
-    tx.put("task", row)
+    row = {**row, "owner": me, "epoch": epoch, "seq": state.seq}
     advanced = advance(tx, flow, row, body, state, taken=True, around=around)
     return Taken(row, flow, body, advanced)
 

@@ -11,17 +11,18 @@ it is done the task only goes forward. What runs out of time in a direction that
 rest of the task goes on as far as it does not depend on it, and then the task is stuck until somebody resumes it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gpve.tasks.events import Event, Kind
 from gpve.tasks.flow import Command, Context, Flow, Step
 from gpve.tasks.outcome import Done, Outcome, Refused, Unknown
-from gpve.tasks.state import CLOSED, At, Status, StepState, TaskState
+from gpve.tasks.state import CLOSED, At, Results, Status, StepState, TaskState
 
 Direction = Literal["do", "undo"]
 NEVER = float("inf")
-OVER = (At.DONE, At.SKIPPED)
+OVER = frozenset((At.DONE, At.SKIPPED))
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,19 @@ class Plan:
     wake_at: float = NEVER
 
 
-def context(flow: Flow, task: int, body: Any, state: TaskState) -> Context:
-    """What the functions of the steps see."""
-    return Context(task, state.target, body, state.facts, state.results)
+def context(task: int, body: Any, state: TaskState) -> Context:
+    """What the functions of the steps see; it follows the results of ``state``."""
+    return Context(task, state.target, body, state.facts, Results(state))
 
 
 def committed(flow: Flow, state: TaskState) -> bool:
     """Whether the commit point is behind."""
-    return any(step.commit and state.step(step.name).at is At.DONE for step in flow.steps)
+    return flow.commit is not None and state.step(flow.commit).at is At.DONE
 
 
 def in_doubt(flow: Flow, state: TaskState) -> bool:
     """Whether the commit step was sent and nobody knows its outcome."""
-    return any(step.commit and state.step(step.name).at is At.SENT for step in flow.steps)
+    return flow.commit is not None and state.step(flow.commit).at is At.SENT
 
 
 def plan(flow: Flow, seen: Context, state: TaskState, now: float) -> Plan:
@@ -75,10 +76,9 @@ def plan(flow: Flow, seen: Context, state: TaskState, now: float) -> Plan:
 def _reason_to_turn(flow: Flow, state: TaskState, now: float) -> str | None:
     if committed(flow, state) or in_doubt(flow, state):
         return None
-    for step in flow.steps:
-        failed = state.step(step.name).failed
-        if failed is not None:
-            return f"{step.name}: {failed}"
+    if any([step.failed is not None for step in state.steps.values()]):
+        name = next(step.name for step in flow.steps if state.step(step.name).failed is not None)
+        return f"{name}: {state.step(name).failed}"
     if state.cancel is not None:
         return f"cancelled: {state.cancel}"
     if now >= state.submitted_at + flow.deadline_s:
@@ -90,24 +90,20 @@ def _forward(flow: Flow, seen: Context, state: TaskState, now: float) -> Plan:
     result = Plan()
     if not committed(flow, state) and not in_doubt(flow, state):
         result.wake_at = state.submitted_at + flow.deadline_s
-    ended = 0
+    over = {name for name, step in state.steps.items() if step.at in OVER}
     for step in flow.steps:
+        if step.name in over:
+            continue
         at = state.step(step.name)
-        if at.at in OVER:
-            ended += 1
-            continue
-        if at.gave_up is not None:
-            continue
-        if any(state.step(need).at not in OVER for need in flow.needs[step.name]):
+        if at.gave_up is not None or not over.issuperset(flow.needs[step.name]):
             continue
         if step.only_if is not None and at.at is At.IDLE and not step.only_if(seen):
             result.events.append((Kind.SKIPPED, step.name, {}))
-            continue
-        if at.retry_at > now:
+        elif at.retry_at > now:
             result.wake_at = min(result.wake_at, at.retry_at)
-            continue
-        result.moves.append(Move(step, "do", step.do(seen), recorded=at.at is At.SENT))
-    if ended == len(flow.steps):
+        else:
+            result.moves.append(Move(step, "do", step.do(seen), recorded=at.at is At.SENT))
+    if len(over) == len(flow.steps):
         return Plan(events=[(Kind.CLOSED, "", {"outcome": "done"})])
     if not result.events and not result.moves and result.wake_at == NEVER and _rests(flow, state):
         return Plan(events=[(Kind.STUCK, "", {})])
@@ -153,9 +149,15 @@ def _waits_for(flow: Flow, step: Step, owed: set[str]) -> bool:
 
 
 def observe(
-    flow: Flow, state: TaskState, name: str, direction: Direction, outcome: Outcome, now: float, draw: float
+    flow: Flow,
+    state: TaskState,
+    name: str,
+    direction: Direction,
+    outcome: Outcome,
+    now: float,
+    draw: Callable[[], float],
 ) -> Event | None:
-    """The event of an outcome; None if the state no longer waits for it. ``draw`` in [0, 1) spreads the retries."""
+    """The event of an outcome; None if the state no longer waits for it. ``draw``: in [0, 1), spreads the retries."""
     step, at = flow.by_name[name], state.step(name)
     if direction == "undo":
         return _observe_undo(step, at, state, outcome, now, draw)
@@ -175,12 +177,12 @@ def observe(
     if only_forward and late:
         return Event(Kind.GAVE_UP, name, now, state.epoch, data)
     if only_forward or not (last or late):
-        data["retry_at"] = now + step.retry.wait_s(max(1, at.attempts), draw)
+        data["retry_at"] = now + step.retry.wait_s(max(1, at.attempts), draw())
     return Event(kind, name, now, state.epoch, data)
 
 
 def _observe_undo(
-    step: Step, at: StepState, state: TaskState, outcome: Outcome, now: float, draw: float
+    step: Step, at: StepState, state: TaskState, outcome: Outcome, now: float, draw: Callable[[], float]
 ) -> Event | None:
     if at.at is At.UNDONE:
         return None
@@ -188,5 +190,5 @@ def _observe_undo(
         return Event(Kind.UNDONE, step.name, now, state.epoch, {})
     if now >= at.since + step.undo_deadline_s:
         return Event(Kind.GAVE_UP, step.name, now, state.epoch, {"reason": outcome.reason})
-    retry_at = now + step.retry.wait_s(max(1, at.attempts), draw)
+    retry_at = now + step.retry.wait_s(max(1, at.attempts), draw())
     return Event(Kind.UNDO_AGAIN, step.name, now, state.epoch, {"reason": outcome.reason, "retry_at": retry_at})

@@ -31,7 +31,7 @@ def divergences(flow: Flow, task: int, body: Any, events: Sequence[Event]) -> It
 def _divergence(flow: Flow, task: int, body: Any, state: TaskState, event: Event) -> str | None:
     if event.kind is Kind.CLOSED and not state.began and state.cancel is not None:
         return None
-    due = plan(flow, context(flow, task, body, state), state, event.at)
+    due = plan(flow, context(task, body, state), state, event.at)
     if event.kind in SENT:
         moves = [(move.step.name, move.direction) for move in due.moves if not move.recorded]
         if (event.step, SENT[event.kind]) in moves:

@@ -1,6 +1,6 @@
 """The state of a task: the fold of its log, and nothing that the log does not say."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -39,7 +39,7 @@ class At(StrEnum):
     UNDONE = "undone"
 
 
-@dataclass
+@dataclass(slots=True)
 class StepState:
     """One step of one task."""
 
@@ -81,7 +81,11 @@ class StepState:
         )
 
 
-@dataclass
+UNTOUCHED = StepState()
+"""A step of which the log says nothing. Nobody changes it: `TaskState.changing` hands out what may be."""
+
+
+@dataclass(slots=True)
 class TaskState:
     """A task, folded up to some event."""
 
@@ -102,14 +106,14 @@ class TaskState:
     """Reasons why no node fits, with counts, as last recorded."""
 
     def step(self, name: str) -> StepState:
-        """The state of a step."""
+        """The state of a step, to look at."""
         found = self.steps.get(name)
         if found is None:
             found = self.steps[name] = StepState()
         return found
 
     def copy(self) -> "TaskState":
-        """A copy that can be folded further."""
+        """A copy that can be folded further: `apply` replaces the steps that it changes."""
         return TaskState(
             self.target,
             self.status,
@@ -118,17 +122,37 @@ class TaskState:
             self.began,
             self.submitted_at,
             self.facts,
-            {name: step.copy() for name, step in self.steps.items()},
+            dict(self.steps),
             self.cancel,
             self.cancel_answered,
             self.failed,
             self.waiting,
         )
 
-    @property
-    def results(self) -> dict[str, dict[str, Any]]:
-        """Results of the steps that were done, by name, in whichever direction the task goes by now."""
-        return {name: step.result for name, step in self.steps.items() if step.result is not None}
+    def changing(self, name: str) -> StepState:
+        """The state of a step, to change it here and in no copy."""
+        found = self.steps.get(name)
+        found = self.steps[name] = StepState() if found is None else found.copy()
+        return found
+
+
+class Results(Mapping[str, dict[str, Any]]):
+    """Results of the steps that were done, by name, in whichever direction the task goes by now: always the newest."""
+
+    def __init__(self, state: TaskState) -> None:
+        self._state = state
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        result = self._state.step(name).result
+        if result is None:
+            raise KeyError(name)
+        return result
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, step in self._state.steps.items() if step.result is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def fold(events: Iterable[Event]) -> TaskState:
@@ -142,16 +166,20 @@ def fold(events: Iterable[Event]) -> TaskState:
 def apply(state: TaskState, event: Event) -> None:
     """Fold one more event."""
     data = event.data
-    step = state.step(event.step) if event.step else None
+    if event.step and event.kind is not Kind.WAITING:
+        _apply_to_step(state, state.changing(event.step), event)
+        state.seq += 1
+        return
     match event.kind:
         case Kind.SUBMITTED:
             state.target = data["target"]
             state.submitted_at = event.at
         case Kind.CLAIMED:
             state.epoch = event.epoch
-            for other in state.steps.values():
+            for name, step in list(state.steps.items()):
                 # What the owner before may have sent, nobody knows.
-                other.doubt |= other.at is At.SENT
+                if step.at is At.SENT:
+                    state.changing(name).doubt = True
         case Kind.BEGAN:
             state.began = True
             state.facts = data["facts"]
@@ -168,15 +196,15 @@ def apply(state: TaskState, event: Event) -> None:
         case Kind.STUCK:
             state.status = Status.STUCK
         case Kind.RESUMED:
-            for other in state.steps.values():
-                if other.gave_up is not None:
+            for name, step in list(state.steps.items()):
+                if step.gave_up is not None:
+                    other = state.changing(name)
                     other.gave_up, other.attempts, other.since, other.retry_at = None, 0, event.at, event.at
             state.status = Status.UNDOING if state.failed is not None else Status.RUNNING
         case Kind.CLOSED:
             state.status = Status(data["outcome"])
         case _:
-            assert step is not None
-            _apply_to_step(state, step, event)
+            raise ValueError(f"{event.kind} of no step")
     state.seq += 1
 
 

@@ -71,7 +71,7 @@ def submit(tx: Tx, wish: Request) -> Row:
 
     Raises `KeyReused`, and what `Flow.open` raises (`Forbidden`, `NotFound`, `OverQuota`).
     """
-    digest = wish.digest
+    digest = None if wish.key is None else wish.digest
     if wish.key is not None:
         used = tx.get("idempotency", wish.project, wish.key)
         if used is not None:

@@ -15,7 +15,7 @@ from gpve.tasks.advance import Advanced, Observation, Operation, Question, Surro
 from gpve.tasks.errors import CorruptLog, Fenced
 from gpve.tasks.events import encode
 from gpve.tasks.flow import Flow, Flows
-from gpve.tasks.lease import Taken, beat, leave, poison, take
+from gpve.tasks.lease import Taken, beat, leave, poison, take, take_new
 from gpve.tasks.ledger import Row, Tx, Work
 from gpve.tasks.machine import Direction
 from gpve.tasks.operations import OpKey, key_of
@@ -113,7 +113,7 @@ class Worker:
             row = submit(tx, wish)
             taken = None
             if row["owner"] is None and row["seq"] == 1 and self.room > 0:
-                taken = take(tx, self.flows, row["id"], self.incarnation, self._around)
+                taken = take_new(tx, wish, row, self.incarnation, self._around)
             return row, taken
 
         def after(result: Any) -> None:

@@ -13,30 +13,46 @@ from gpve.tasks.advance import Question
 from gpve.tasks.flow import Place
 from gpve.tasks.ledger import Row
 from gpve.tasks.records import Decided, NoFit
+from gpve.world.placer import NodeRows
 
 
 class SchedulerPlacer:
-    """Decides by ``policy``. Keeps the cluster's columns, and takes over the rows whose version it does not know."""
+    """Decides by ``policy``. Keeps the cluster's columns, and takes over the rows that changed."""
 
     def __init__(self, policy: Policy, seed: int = 0) -> None:
         self._policy, self._seed = policy, seed
         self._cluster: LiveCluster | None = None
         self._names: tuple[str, ...] = ()
+        self._at: dict[str, int] = {}
+        """Position of a node by its name."""
         self._known: list[tuple[int, bool]] = []
+        """By position: version and whether it is open, as this scheduler believes them to be."""
+        self._seen = -1
+        """The newest revision that was taken over."""
+        self._decided: set[str] = set()
+        """Nodes that the last call decided on. Whether their claims were written, the next call sees."""
 
-    def decide(self, questions: Sequence[Question], nodes: Sequence[Row]) -> list[Decided | NoFit]:
+    def decide(self, questions: Sequence[Question], nodes: NodeRows) -> list[Decided | NoFit]:
         """As in `gpve.world.placer.Placer`."""
-        if self._cluster is None or tuple(row["name"] for row in nodes) != self._names:
-            self._build(nodes)
-        assert self._cluster is not None
-        for n, row in enumerate(nodes):
+        rows = nodes(self._seen, self._decided)
+        self._decided = set()
+        if any(row["name"] not in self._at for row in rows):
+            rows = nodes(-1, ())
+            self._build(rows)
+        cluster = self._cluster
+        if cluster is None:
+            return [NoFit({}) for _ in questions]
+        for row in rows:
+            self._seen = max(self._seen, row["revision"])
+            n = self._at[row["name"]]
             if self._known[n] != (row["version"], row["open"]):
-                self._take_over(self._cluster, n, row)
-        return [self._answer(self._cluster, question.place) for question in questions]
+                self._take_over(cluster, n, row)
+        return [self._answer(cluster, question.place) for question in questions]
 
     def _build(self, rows: Sequence[Row]) -> None:
         models = tuple(sorted({row["gpu_model"] for row in rows if row["gpu_model"]}))
         self._names = tuple(row["name"] for row in rows)
+        self._at = {name: n for n, name in enumerate(self._names)}
         nodes = Nodes(
             names=self._names,
             cpu_milli=np.array([row["cpu_milli"] for row in rows], dtype=np.int64),
@@ -69,7 +85,7 @@ class SchedulerPlacer:
     def _answer(self, cluster: LiveCluster, place: Place) -> Decided | NoFit:
         spec = place.spec
         demand = Demand(spec["cpu_milli"], spec["memory_mib"], spec["gpu_count"], spec["gpu_milli"])
-        shunned = [self._names.index(name) for name in place.never if name in self._names]
+        shunned = [self._at[name] for name in place.never if name in self._at]
         was_open = {n: self._known[n][1] for n in shunned}
         for n in shunned:
             cluster.set_open(n, False)
@@ -78,6 +94,7 @@ class SchedulerPlacer:
             if isinstance(answer, Claim):
                 version, is_open = self._known[answer.node]
                 self._known[answer.node] = (version + 1, is_open)
+                self._decided.add(self._names[answer.node])
                 devices = {
                     str(d): demand.gpu_milli for d in range(answer.devices.bit_length()) if answer.devices >> d & 1
                 }
@@ -90,9 +107,9 @@ class SchedulerPlacer:
     def _decide(self, cluster: LiveCluster, place: Place, demand: Demand) -> Claim | NoFit:
         only = None
         if place.only is not None:
-            if place.only not in self._names:
+            only = self._at.get(place.only)
+            if only is None:
                 return NoFit({f"no node {place.only!r}": 1})
-            only = self._names.index(place.only)
         answer = cluster.place(demand, only)
         if isinstance(answer, Claim):
             return answer

@@ -1,6 +1,6 @@
 """The store as an engine sees it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from gpve.tasks.ledger import Row, Work
@@ -36,6 +36,9 @@ class Store(Protocol):
 
     def rows(self, table: str, *, limit: int | None = None, newest: bool = False, **equal: Any) -> list[Row]:
         """Rows to look at, outside of any transaction, by primary key (``newest``: the largest first)."""
+
+    def nodes(self, revision: int, names: Collection[str]) -> list[Row]:
+        """The rows of table `node` that have a later revision or one of these names, in the order of their names."""
 
     def events_since(self, revision: int, limit: int) -> list[Row]:
         """Events with a later revision, in order of (revision, task, seq): at least ``limit``, whole revisions.

@@ -35,6 +35,6 @@ def turn(worker: Worker, store: Store, nodes: Nodes, placer: Placer, now: float)
             nodes.send(operation, worker.answer)
     questions, worker.questions = worker.questions, []
     if questions:
-        answers = placer.decide(questions, store.rows("node"))
+        answers = placer.decide(questions, store.nodes)
         for question, decision in zip(questions, answers, strict=True):
             worker.decided(question, decision)

@@ -182,13 +182,13 @@ def test_a_tombstone_is_forgotten(monkeypatch) -> None:
 
 
 def test_a_lock_is_released_early(monkeypatch) -> None:
-    def take(tx, flows, task, me, around):
-        taken = lease.take(tx, flows, task, me, around)
-        for row in tx.where("lock", task=task) if taken else ():
-            tx.delete("lock", row["resource"], task)
+    def early(tx, taken):
+        for row in tx.where("lock", task=taken.row["id"]) if taken else ():
+            tx.delete("lock", row["resource"], taken.row["id"])
         return taken
 
-    monkeypatch.setattr(worker, "take", take)
+    monkeypatch.setattr(worker, "take", lambda tx, *given: early(tx, lease.take(tx, *given)))
+    monkeypatch.setattr(worker, "take_new", lambda tx, *given: early(tx, lease.take_new(tx, *given)))
     small(*caught(20), wishes=1, mishaps=1)
 
 

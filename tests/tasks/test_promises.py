@@ -282,7 +282,7 @@ def test_12_an_owner_that_was_only_slow_finds_itself_fenced():
     epochs = [row["epoch"] for row in world.store.rows("event", task=1)]
     assert epochs == sorted(epochs)
     assert len(set(epochs)) == 3, "submitted, the first owner's, the second's"
-    assert all(count == 1 for node in world.nodes.by_name.values() for count in node.effects.values())
+    assert [twice for node in world.nodes.by_name.values() for twice in node.made_twice()] == []
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])

@@ -320,9 +320,8 @@ class _Chaos:
         inventory = {name: node.hardware.snapshot() for name, node in self.nodes.by_name.items()}
         self.findings += audit(self.store.rows, FLOWS, inventory)
         for name, node in self.nodes.by_name.items():
-            for (key, _), count in node.effects.items():
-                if count > 1:
-                    self._find(f"{count} effects of task {key[0]}, {key[1]}, {key[2]} on node {name}")
+            for key, count in node.made_twice():
+                self._find(f"{count} effects of task {key[0]}, {key[1]}, {key[2]} on node {name}")
         power_lost = any(node.boots for node in self.nodes.by_name.values())
         self.findings += at_rest(self.store.rows, inventory, power_lost)
 

@@ -1,6 +1,6 @@
 """Engines and their world on SimPy's clock: the turn of production over a store in memory and simulated nodes."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from gpve_sim.world.store import MemoryStore, MemoryTx
 OUTCOMES = {Kind.DONE: "do", Kind.REFUSED: "do", Kind.UNKNOWN: "do", Kind.UNDONE: "undo", Kind.UNDO_AGAIN: "undo"}
 
 
+NEVER = float("inf")
 QUICK = Rules(lease_s=20.0, sweep_s=10.0)
 """Rules under which a take-over does not take long."""
 
@@ -83,18 +84,20 @@ class SimEngine:
         self.held = held
         """The nodes that it talks to; None: all."""
         self._placer = world.placer()
-        self._wake = self.env.event()
         self._frozen_until = 0.0
+        self._away_until = 0.0
         self._mail: list[tuple[Operation, Outcome]] = []
+        self._turn_at = NEVER
+        self._timer: simpy.Event | None = None
         self._begin()
-        self.env.process(self._run())
+        self._due(self.env.now)
 
     def _begin(self) -> None:
         self.worker = Worker(
             self.name, self.world.incarnation(self.name), self.world.flows, self.world.rules, self.holds
         )
         self._mail.clear()
-        self._crashed = False
+        self._crashed = self._dead = False
 
     def submit(self, wish: Request, then: Callable[[Any], None]) -> None:
         """As `Worker.submit`."""
@@ -111,36 +114,54 @@ class SimEngine:
         self._frozen_until = max(self._frozen_until, self.env.now + for_s)
 
     def _ring(self) -> None:
-        if not self._wake.triggered:
-            self._wake.succeed()
+        self._due(self.env.now)
 
-    def _run(self) -> Generator[simpy.Event, Any, None]:
-        while not self.world.stopped:
-            if self.env.now < self._frozen_until:
-                yield self.env.timeout(self._frozen_until - self.env.now)
+    def _due(self, at: float) -> None:
+        """See to it that a turn comes at ``at`` at the latest."""
+        if at < self._turn_at:
+            self._turn_at = at
+            self._timer = self.env.timeout(max(0.0, at - self.env.now))
+            self._timer.callbacks.append(self._awake)
+
+    def _awake(self, timer: simpy.Event) -> None:
+        if timer is not self._timer or self.world.stopped:
+            return
+        self._turn_at, self._timer = NEVER, None
+        back_at = max(self._frozen_until, self._away_until)
+        if self.env.now < back_at:
+            self._due(back_at)
+            return
+        if self._dead:
+            self._begin()
+        while True:
             try:
-                if self._crashed:
-                    raise Crash
-                mail, self._mail = self._mail, []
-                for operation, outcome in mail:
-                    self.worker.answer(operation, outcome)
-                turn(self.worker, self, self, self._placer, self.env.now)
-                self._tell()
-                if self._crashed:
-                    raise Crash
+                self._turn()
             except StoreDown:
                 self.worker.reborn(self.world.incarnation(self.name))
-                yield self.env.timeout(1.0)
-                continue
+                self._be_away(1.0)
+                return
             except Crash:
-                yield self.env.timeout(self.world.restart_s)
-                self._begin()
-                continue
-            if self._mail or not self.worker.nothing():
-                continue
-            self._wake = self.env.event()
-            rest = max(0.0, self.worker.wake() - self.env.now)
-            yield self._wake | self.env.timeout(rest)
+                self._dead = True
+                self._be_away(self.world.restart_s)
+                return
+            if not self._mail and self.worker.nothing():
+                self._due(self.worker.wake())
+                return
+
+    def _turn(self) -> None:
+        if self._crashed:
+            raise Crash
+        mail, self._mail = self._mail, []
+        for operation, outcome in mail:
+            self.worker.answer(operation, outcome)
+        turn(self.worker, self, self, self._placer, self.env.now)
+        self._tell()
+        if self._crashed:
+            raise Crash
+
+    def _be_away(self, for_s: float) -> None:
+        self._away_until = self.env.now + for_s
+        self._due(self._away_until)
 
     def _tell(self) -> None:
         over, self.worker.over = self.worker.over, []
@@ -243,6 +264,11 @@ class SimEngine:
         """As in `gpve.world.store.Store`."""
         self._reach()
         return self.world.store.undelivered(nodes, me)
+
+    def nodes(self, revision: int, names: Collection[str]) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        self._reach()
+        return self.world.store.nodes(revision, names)
 
     def events_since(self, revision: int, limit: int) -> list[Row]:
         """As in `gpve.world.store.Store`."""

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import simpy
 from numpy.typing import NDArray
 
@@ -29,10 +31,12 @@ from gpve.tasks.events import encode
 from gpve.tasks.flow import Flow, Flows, Step
 from gpve.tasks.flows import FLOWS
 from gpve.tasks.ledger import Row, Tx, Work
-from gpve.tasks.state import Status
+from gpve.tasks.state import CLOSED, Status
 from gpve.tasks.submit import request
+from gpve.tasks.tables import TABLES
 from gpve.tasks.worker import Rules
 from gpve_sim.trace import Trace
+from gpve_sim.world.archive import Archive
 from gpve_sim.world.engine import World
 from gpve_sim.world.faults import Faults
 from gpve_sim.world.nodes import SimNodes
@@ -66,14 +70,25 @@ class Lifecycle:
     tasks: dict[str, Counter[str]]
     """By flow: how many ended how."""
     store: MemoryStore
+    archived: dict[str, Archive]
+    """Tables `task` and `event`: what is over, and not in the store any more."""
     replay_s: float
+
+    def table(self, name: str) -> pa.Table:
+        """The rows of table ``event`` or ``task``, by primary key."""
+        live = Archive(name)
+        live.add(self.store.rows(name))
+        found = pa.concat_tables([self.archived[name].table(), live.table()])
+        return found.sort_by([(column, "ascending") for column in TABLES[name].key])
+
+    def rows(self, name: str) -> list[Row]:
+        """The rows of any table, as the audit wants them."""
+        return self.table(name).to_pylist() if name in self.archived else self.store.rows(name)
 
     @property
     def log(self) -> Any:
         """The logs of all tasks as a pandas frame: task, seq, kind, step, at (seconds), epoch, data, revision."""
-        import pandas as pd
-
-        return pd.DataFrame(self.store.rows("event"))
+        return self.table("event").to_pandas()
 
     def summary(self) -> dict[str, Any]:
         """What the command line prints."""
@@ -86,7 +101,8 @@ class Lifecycle:
                 p50, p99 = (round(float(np.percentile(times, q)), 6) for q in (50, 99))
                 by_kind[kind] = {"guests": len(times), "p50_s": p50, "p99_s": p99}
         outcomes: Counter[str] = sum(self.tasks.values(), Counter())
-        undone = sum(row["kind"] == "undone" for row in self.store.tables["event"].values())
+        kinds = self.table("event").column("kind")
+        undone = pc.sum(pc.equal(kinds, "undone")).as_py() or 0
         return {
             "fidelity": "lifecycle",
             "arrivals": len(guests),
@@ -96,7 +112,7 @@ class Lifecycle:
             "tasks": dict(outcomes),
             "tasks_by_flow": {flow: dict(counts) for flow, counts in sorted(self.tasks.items())},
             "steps_undone": undone,
-            "log_rows": len(self.store.tables["event"]),
+            "log_rows": len(kinds),
             "replay_s": round(self.replay_s, 3),
             "guests_per_s": round(len(guests) / self.replay_s) if self.replay_s else None,
         }
@@ -144,7 +160,8 @@ class _Drive:
         self.env = simpy.Environment(initial_time=min(0.0, float(trace.guests.arrival_s.min(initial=0.0))))
         self.trace = trace
         self.placer = TracePlacer(trace, nodes, policy, seed)
-        self.store = MemoryStore(lambda: self.env.now)
+        self.store = MemoryStore(lambda: self.env.now, watched=False)
+        self.archived = {"task": Archive("task"), "event": Archive("event")}
         no_time = profile == NO_TIME
         sim_nodes = SimNodes(self.env, list(nodes.names), Faults(), delay_s=0.0 if no_time else 0.001)
         sim_nodes.work_of = profile.work_s
@@ -225,8 +242,15 @@ class _Drive:
     def _over(self, task: int, status: Status) -> None:
         flow, life = self.flow_of.pop(task)
         self.tasks[flow][str(status)] += 1
+        if status in CLOSED:
+            row, log = self.store.take_out(task)
+            self.archived["task"].add([row])
+            self.archived["event"].add(log)
+            self.world.nodes.forget(task)
         if status is not Status.DONE:
             return
+        if flow.endswith("_delete"):
+            del self.lives[life.row]
         life.busy = False
         if flow.endswith("_create"):
             self._begin(life.row)
@@ -309,7 +333,7 @@ def replay_lifecycle(
     node, devices = np.full(count, -1, dtype=np.int64), np.zeros(count, dtype=np.int64)
     for g, (n, bits) in drive.placer.placed.items():
         node[g], devices[g] = n, bits
-    return Lifecycle(trace, nodes.names, node, devices, drive.running_s, dict(drive.tasks), drive.store, took)
+    return Lifecycle(trace, nodes.names, node, devices, drive.running_s, dict(drive.tasks), drive.store, drive.archived, took)
 
 
 def _work_ahead(drive: _Drive) -> bool:

@@ -1,6 +1,6 @@
 """Simulated nodes on SimPy's clock: the shared rules of operations over simulated hardware, with faults by plan."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,17 +19,24 @@ Answer = Callable[[Operation, Outcome], None]
 class MemoryJournal:
     """A node's table of operations; it survives the node's crashes."""
 
-    results: dict[OpKey, dict[str, Any]] = field(default_factory=dict)
+    results: dict[int, dict[OpKey, dict[str, Any]]] = field(default_factory=dict)
+    """By task and operation."""
     tombstones: set[tuple[int, str]] = field(default_factory=set)
     epochs: dict[str, int] = field(default_factory=dict)
 
     def done(self, key: OpKey) -> dict[str, Any] | None:
         """As in `gpve.tasks.operations.Journal`."""
-        return self.results.get(key)
+        of_task = self.results.get(key[0])
+        return None if of_task is None else of_task.get(key)
 
     def record(self, key: OpKey, epoch: int, result: dict[str, Any]) -> None:
         """As in `gpve.tasks.operations.Journal`."""
-        self.results[key] = result
+        self.results.setdefault(key[0], {})[key] = result
+
+    def forget(self, task: int) -> None:
+        """The task is over, and has been kept long enough."""
+        for _, step, _ in self.results.pop(task, ()):
+            self.tombstones.discard((task, step))
 
     def tombstone(self, task: int, step: str) -> bool:
         """As in `gpve.tasks.operations.Journal`."""
@@ -59,12 +66,25 @@ class SimNode:
     boots: int = 0
     """How often it lost power: what was under way then ends without a word."""
     under_way: dict[OpKey, list[Answer]] = field(default_factory=dict)
-    effects: dict[tuple[OpKey, int], int] = field(default_factory=dict)
-    """Changes really made, by operation and boot: a loss of power may take back what was made before it."""
+    effects: dict[OpKey, list[int]] = field(default_factory=dict)
+    """The boots in which an operation really changed something: a loss of power may take back what was made before."""
 
     def did(self, key: OpKey) -> bool:
         """Whether the effect of an operation was made, recorded or not."""
-        return self.journal.done(key) is not None or any(made == key for made, _ in self.effects)
+        return self.journal.done(key) is not None or key in self.effects
+
+    def made_twice(self) -> Iterator[tuple[OpKey, int]]:
+        """Operations that had their effect more than once in one boot, and how often."""
+        for key, boots in self.effects.items():
+            most = max(boots.count(boot) for boot in boots)
+            if most > 1:
+                yield key, most
+
+    def forget(self, task: int) -> None:
+        """Forget a task that is over."""
+        for key in self.journal.results.get(task, ()):
+            self.effects.pop(key, None)
+        self.journal.forget(task)
 
 
 class SimNodes:
@@ -85,6 +105,8 @@ class SimNodes:
         self.made: Callable[[Operation], None] | None = None
         """Told of every change that was really made."""
         self._cut_until: dict[str, float] = {}
+        self._worked_on: dict[int, set[str]] = {}
+        """By task: the nodes that got commands of it."""
         self.by_name = {name: SimNode(name) for name in names}
 
     def holds(self, node: str) -> bool:
@@ -98,11 +120,20 @@ class SimNodes:
     def send(self, operation: Operation, answer: Answer) -> None:
         """As in `gpve.world.nodes.Nodes`."""
         fault = self.faults.at_node(operation)
-        self.env.process(self._carry(operation, answer, fault))
+        self._worked_on.setdefault(operation.task, set()).add(operation.node)
+        self._after(self.delay_s, self._arrive, operation, answer, fault)
         if fault is Fault.REPEAT:
-            self.env.process(self._carry(operation, answer, None))
+            self._after(self.delay_s, self._arrive, operation, answer, None)
         elif fault is Fault.LATE_DUPLICATE:
-            self.env.process(self._carry(operation, answer, None, after=self.faults.late_s))
+            self._after(self.delay_s + self.faults.late_s, self._arrive, operation, answer, None)
+
+    def _after(self, delay_s: float, what: Callable[..., None], *given: Any) -> None:
+        self.env.timeout(delay_s).callbacks.append(lambda _: what(*given))
+
+    def forget(self, task: int) -> None:
+        """A task is over: its nodes forget it."""
+        for name in self._worked_on.pop(task, ()):
+            self.by_name[name].forget(task)
 
     def power_loss(self, name: str, for_s: float) -> None:
         """A node loses power and comes back after a while."""
@@ -111,7 +142,7 @@ class SimNodes:
         node.boots += 1
         node.under_way.clear()
         node.hardware.power_loss()
-        self.env.process(self._come_back(node, for_s))
+        self._after(for_s, self._come_back, node)
 
     def cut_off(self, name: str, for_s: float) -> None:
         """Nothing reaches a node, and nothing of it arrives, for a while; it goes on with what it has."""
@@ -120,40 +151,36 @@ class SimNodes:
     def _is_cut_off(self, name: str) -> bool:
         return self.env.now < self._cut_until.get(name, 0.0)
 
-    def _come_back(self, node: SimNode, after: float) -> Generator[simpy.Event, Any, None]:
-        yield self.env.timeout(after)
+    def _come_back(self, node: SimNode) -> None:
         node.up = True
 
-    def _carry(
-        self, operation: Operation, answer: Answer, fault: Fault | None, after: float = 0.0
-    ) -> Generator[simpy.Event, Any, None]:
-        """A command on its way there, its work, and the answer on its way back."""
+    def _arrive(self, operation: Operation, answer: Answer, fault: Fault | None) -> None:
+        """A command comes to its node."""
         node = self.by_name[operation.node]
-        yield self.env.timeout(self.delay_s + after)
         if self._is_cut_off(node.name):
             return
-        # A refusal says that nothing was changed, so a node refuses nothing that it did or is about to do.
-        begun = node.did(key_of(operation)) or key_of(operation) in node.under_way
-        if fault in (Fault.REFUSE, Fault.REFUSE_ONCE) and not begun:
-            answer(operation, Refused("refused by plan", again=fault is Fault.REFUSE_ONCE))
-            return
-        if fault is Fault.LOST:
-            return
-        if fault is Fault.NODE_DIES_BEFORE:
-            self.power_loss(node.name, self.faults.outage_s)
-        if fault is Fault.SLOW:
-            yield self.env.timeout(operation.attempt_s * 1.5)
+        if fault is not None:
+            # A refusal says that nothing was changed, so a node refuses nothing that it did or is about to do.
+            begun = node.did(key_of(operation)) or key_of(operation) in node.under_way
+            if fault in (Fault.REFUSE, Fault.REFUSE_ONCE) and not begun:
+                answer(operation, Refused("refused by plan", again=fault is Fault.REFUSE_ONCE))
+                return
+            if fault is Fault.LOST:
+                return
+            if fault is Fault.NODE_DIES_BEFORE:
+                self.power_loss(node.name, self.faults.outage_s)
+            if fault is Fault.SLOW:
+                self._after(operation.attempt_s * 1.5, self._admit, node, operation, answer, fault)
+                return
+        self._admit(node, operation, answer, fault)
+
+    def _admit(self, node: SimNode, operation: Operation, answer: Answer, fault: Fault | None) -> None:
         if not node.up:
             return
         verdict = admit(node.journal, operation)
-        if isinstance(verdict, Make):
-            yield from self._make(node, operation, verdict, answer, fault)
+        if not isinstance(verdict, Make):
+            self._reply(operation, answer, verdict, fault)
             return
-        self._reply(operation, answer, verdict, fault)
-
-    def _make(
-        self, node: SimNode, operation: Operation, verdict: Make, answer: Answer, fault: Fault | None
-    ) -> Generator[simpy.Event, Any, None]:
         key = key_of(operation)
         if key in node.under_way:
             # Whoever asks again hears of what it asked itself: its epoch may be a newer one.
@@ -162,10 +189,15 @@ class SimNodes:
         if verdict.cut:
             node.under_way.pop((operation.task, operation.step, "do"), None)
         node.under_way[key] = [answer]
-        boots = node.boots
         took = self.work_of(operation)
         if took:
-            yield self.env.timeout(took)
+            self._after(took, self._make, node, operation, node.boots, fault)
+        else:
+            self._make(node, operation, node.boots, fault)
+
+    def _make(self, node: SimNode, operation: Operation, boots: int, fault: Fault | None) -> None:
+        """The work is over: make the effect, record it, answer."""
+        key = key_of(operation)
         if node.boots != boots or key not in node.under_way:
             return
         outcome: Outcome = Done()
@@ -175,7 +207,7 @@ class SimNodes:
         except Cannot as error:
             outcome = Refused(str(error))
         if changed:
-            node.effects[key, boots] = node.effects.get((key, boots), 0) + 1
+            node.effects.setdefault(key, []).append(boots)
             if self.made is not None:
                 self.made(operation)
         if fault is Fault.NODE_DIES_AFTER_EFFECT:
@@ -195,10 +227,8 @@ class SimNodes:
             return
         if fault is Fault.UNKNOWN:
             outcome = Unknown("unknown by plan")
+        self._after(self.delay_s, self._hear, operation, answer, outcome)
 
-        def arrive() -> Generator[simpy.Event, Any, None]:
-            yield self.env.timeout(self.delay_s)
-            if not self._is_cut_off(operation.node):
-                answer(operation, outcome)
-
-        self.env.process(arrive())
+    def _hear(self, operation: Operation, answer: Answer, outcome: Outcome) -> None:
+        if not self._is_cut_off(operation.node):
+            answer(operation, outcome)

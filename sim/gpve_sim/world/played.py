@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from pyarrow import parquet
 
 from gpve.model.errors import InputError
@@ -63,7 +62,7 @@ def files_of(played: Lifecycle) -> dict[str, Callable[[Path], Any]]:
     return {
         "placements.csv": lambda path: _write_placements(played, path),
         "summary.json": lambda path: path.write_text(json.dumps(played.summary(), indent=2) + "\n"),
-        "log.parquet": lambda path: parquet.write_table(pa.Table.from_pylist(played.store.rows("event")), path),
+        "log.parquet": lambda path: parquet.write_table(played.table("event"), path),
     }
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from random import Random
+from statistics import NormalDist
 
 from gpve.tasks.advance import Operation, draw
 
@@ -41,6 +41,9 @@ _SECONDS: dict[str, float] = {
     "port.plug": 0.05,
     "port.unplug": 0.05,
 }
+NORMAL = NormalDist()
+LEAST_LOT = 2.0**-64
+"""A lot may be zero, whose quantile is no number."""
 OTHER_S = 0.05
 """An operation that is not in the table (an assumption)."""
 
@@ -62,7 +65,7 @@ class Profile:
         if median == 0.0:
             return 0.0
         lot = draw(self.seed, operation.task, place_of(operation.step, operation.direction))
-        took = median * math.exp(self.spread * Random(lot).gauss(0.0, 1.0))
+        took = median * math.exp(self.spread * NORMAL.inv_cdf(max(lot, LEAST_LOT)))
         if operation.verb == "vm.transfer":
             took += float(operation.arguments.get("memory_mib", 0)) / self.memory_mib_per_s
         return took

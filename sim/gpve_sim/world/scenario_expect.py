@@ -186,5 +186,5 @@ def _audit(stage: Stage) -> str | None:
     earlier = [finding for finding in stage.world.findings if not finding.startswith(damaged)]
     findings = [*stage.found, *earlier, *audit(stage.store.rows, stage.world.flows, inventory)]
     for name, node in stage.nodes.by_name.items():
-        findings += [f"node {name}: {key} had {count} effects" for (key, _), count in node.effects.items() if count > 1]
+        findings += [f"node {name}: {key} had {count} effects" for key, count in node.made_twice()]
     return "; ".join(dict.fromkeys(findings)) or None

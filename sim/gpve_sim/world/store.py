@@ -1,27 +1,62 @@
 """A store in memory, with the meaning of the real ones: transactions, counters, revisions, a change log."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
+from operator import itemgetter
 from typing import Any
 
 from gpve.tasks.events import encode
 from gpve.tasks.lease import free
 from gpve.tasks.ledger import Key, Row, Work
 from gpve.tasks.retention import Compacted
-from gpve.tasks.tables import COUNTERS, TABLES
+from gpve.tasks.state import CLOSED
+from gpve.tasks.tables import COUNTERS, TABLES, Table
 
 Rows = dict[Key, Row]
 Index = dict[tuple[Any, ...], dict[Key, None]]
 """By the values of some columns: the keys of the rows that have them. Made when it is first asked for."""
+Values = Callable[[Row], tuple[Any, ...]]
+
+
+def _values(columns: Sequence[str]) -> Values:
+    """What picks the values of some columns out of a row."""
+    if len(columns) == 1:
+        (column,) = columns
+        return lambda row: (row[column],)
+    return itemgetter(*columns)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A table, as a transaction wants to know it."""
+
+    described: Table
+    key: Values
+    revised: bool
+    """Its rows carry the revision of their last change."""
+
+    @staticmethod
+    def of(table: Table) -> "_Shape":
+        return _Shape(table, _values(table.key), "revision" in table.columns)
+
+
+SHAPES = {name: _Shape.of(table) for name, table in TABLES.items()}
 
 
 class MemoryStore:
-    """Tables as dictionaries. ``clock`` gives the store's time in seconds."""
+    """Tables as dictionaries. ``clock`` gives the store's time in seconds.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    ``watched``: keep the change log, for watchers.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, watched: bool = True) -> None:
         self._clock = clock
+        self.watched = watched
+        self._latest: dict[str, None] = {}
+        """Names of nodes, the one that changed last at the end."""
         self.tables: dict[str, Rows] = {name: {} for name in TABLES}
-        self._indexes: dict[str, dict[tuple[str, ...], Index]] = {name: {} for name in TABLES}
+        self._indexes: dict[str, dict[tuple[str, ...], tuple[Values, Index]]] = {name: {} for name in TABLES}
         self.released: Callable[[int], None] | None = None
         """Told of a guest whose claim is gone."""
         for name, first in COUNTERS.items():
@@ -85,6 +120,22 @@ class MemoryStore:
         found = list(self.find(table, equal))
         return (found[::-1] if newest else found)[:limit]
 
+    def nodes(self, revision: int, names: Collection[str]) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        rows = self.tables["node"]
+        found = {name for name in names if (name,) in rows}
+        for name in reversed(self._latest):
+            if rows[name,]["revision"] <= revision:
+                break
+            found.add(name)
+        return [rows[name,] for name in sorted(found)]
+
+    def changed(self, name: str) -> None:
+        """A node's row was written or removed."""
+        self._latest.pop(name, None)
+        if (name,) in self.tables["node"]:
+            self._latest[name] = None
+
     def events_since(self, revision: int, limit: int) -> list[Row]:
         """As in `gpve.world.store.Store`."""
         kept_after = self.tables["counter"][("compacted",)]["value"]
@@ -101,30 +152,45 @@ class MemoryStore:
         rows = [row for row in self.tables["task"].values() if row["closed_at"] is not None and row["closed_at"] < time]
         return [row["id"] for row in sorted(rows, key=lambda row: (row["closed_at"], row["id"]))][:limit]
 
+    def take_out(self, task: int) -> tuple[Row, list[Row]]:
+        """Remove a closed task and its log for good, and hand them out."""
+        row = self.set("task", (task,), None)
+        if row is None or row["status"] not in CLOSED:
+            raise ValueError(f"task {task} is not over")
+        log = [self.set("event", (task, seq), None) for seq in range(row["seq"])]
+        return row, [event for event in log if event is not None]
+
     def find(self, table: str, equal: dict[str, Any]) -> Iterator[Row]:
         """Rows with these values, in the order of the primary key."""
         rows = self.tables[table]
         if not equal:
             return iter([rows[key] for key in sorted(rows)])
         columns = tuple(equal)
-        index = self._indexes[table].get(columns)
-        if index is None:
-            index = self._indexes[table][columns] = {}
+        found = self._indexes[table].get(columns)
+        if found is None:
+            values, index = self._indexes[table][columns] = (_values(columns), {})
             for key, row in rows.items():
-                index.setdefault(tuple(row[column] for column in columns), {})[key] = None
+                index.setdefault(values(row), {})[key] = None
+        else:
+            index = found[1]
         keys = index.get(tuple(equal.values()))
-        return iter([rows[key] for key in sorted(keys)] if keys else ())
+        if not keys:
+            return iter(())
+        return iter([rows[key] for key in (sorted(keys) if len(keys) > 1 else keys)])
 
     def set(self, table: str, key: Key, row: Row | None) -> Row | None:
         """Replace a row (None: remove it) and say what was there."""
         rows = self.tables[table]
         old = rows.get(key)
-        for columns, index in self._indexes[table].items():
-            before = None if old is None else tuple([old[column] for column in columns])
-            after = None if row is None else tuple([row[column] for column in columns])
+        for values, index in self._indexes[table].values():
+            before = None if old is None else values(old)
+            after = None if row is None else values(row)
             if before != after:
                 if before is not None:
-                    del index[before][key]
+                    keys = index[before]
+                    del keys[key]
+                    if not keys:
+                        del index[before]
                 if after is not None:
                     index.setdefault(after, {})[key] = None
         if row is None:
@@ -153,15 +219,16 @@ class MemoryTx:
 
     def put(self, table: str, row: Row) -> None:
         """As in `gpve.tasks.ledger.Tx`."""
-        described = TABLES[table]
-        if "revision" in described.columns:
+        shape = SHAPES[table]
+        described = shape.described
+        if shape.revised:
             row = {**row, "revision": self.revision}
         if row.keys() != described.columns.keys():
             raise ValueError(f"table {table}: columns {sorted(row)} are not {sorted(described.columns)}")
-        key = tuple(row[column] for column in described.key)
+        key = shape.key(row)
         for columns in described.unique:
             same = self._store.find(table, {column: row[column] for column in columns})
-            if any(tuple(other[column] for column in described.key) != key for other in same):
+            if any(shape.key(other) != key for other in same):
                 raise ValueError(f"table {table}: a second row with {[row[column] for column in columns]}")
         self.journal.append((table, key, self._store.set(table, key, row)))
 
@@ -172,10 +239,11 @@ class MemoryTx:
 
     def take(self, counter: str) -> int:
         """As in `gpve.tasks.ledger.Tx`."""
-        value: int = self._store.tables["counter"][(counter,)]["value"] + 1
-        self.journal.append(
-            ("counter", (counter,), self._store.set("counter", (counter,), {"name": counter, "value": value}))
-        )
+        rows, key = self._store.tables["counter"], (counter,)
+        old = rows[key]
+        value: int = old["value"] + 1
+        rows[key] = {"name": counter, "value": value}
+        self.journal.append(("counter", key, old))
         return value
 
     def roll_back(self, mark: int) -> None:
@@ -189,19 +257,16 @@ class MemoryTx:
         if not self.journal:
             return
         self.take("revision")
+        store = self._store
         position = 0
-        for table, key in dict.fromkeys((table, key) for table, key, _ in self.journal):
-            if table == "claim" and self._store.released is not None and key not in self._store.tables["claim"]:
-                self._store.released(key[0])
-            if not TABLES[table].watched:
-                continue
-            row = self._store.tables[table].get(key)
-            change = {
-                "revision": self.revision,
-                "position": position,
-                "table_name": table,
-                "row_key": encode(list(key)),
-                "data": None if row is None else encode(row),
-            }
-            self._store.set("change", (self.revision, position), change)
-            position += 1
+        for table, key in dict.fromkeys([(table, key) for table, key, _ in self.journal]):
+            if table == "node":
+                store.changed(key[0])
+            elif table == "claim" and store.released is not None and key not in store.tables["claim"]:
+                store.released(key[0])
+            if store.watched and TABLES[table].watched:
+                row = store.tables[table].get(key)
+                change = {"revision": self.revision, "position": position, "table_name": table}
+                data = None if row is None else encode(row)
+                store.set("change", (self.revision, position), {**change, "row_key": encode(list(key)), "data": data})
+                position += 1

@@ -10,8 +10,8 @@ from gpve.scheduler.fragmentation import typical_requests
 from gpve.scheduler.policy import Policy
 from gpve.scheduler.requests import requests_of
 from gpve.tasks.advance import Question
-from gpve.tasks.ledger import Row
 from gpve.tasks.records import Decided, NoFit
+from gpve.world.placer import NodeRows
 from gpve_sim.kernel.single import decide_single, release_single, start_single
 from gpve_sim.trace import Trace
 
@@ -27,6 +27,8 @@ class TracePlacer:
         self._class, self._rule = requests.of_guest, requests.rule_of_guest
         self._names = nodes.names
         self._gpu_milli = trace.guests.gpu_milli
+        self._versions: dict[str, int] = {}
+        self._seen = -1
         self.row_of: dict[int, int] = {}
         """Row in the trace, by the guest's number in the store."""
         self.taken: dict[int, tuple[int, int]] = {}
@@ -37,15 +39,18 @@ class TracePlacer:
         self._decide = bound(decide_single, self.state, self._policy, 0, 0, 0)
         self._release = bound(release_single, self.state, self._policy, 0, 0, 0, 0)
 
-    def decide(self, questions: Sequence[Question], nodes: Sequence[Row]) -> list[Decided | NoFit]:
+    def decide(self, questions: Sequence[Question], nodes: NodeRows) -> list[Decided | NoFit]:
         """As in `gpve.world.placer.Placer`."""
-        versions = {row["name"]: row["version"] for row in nodes}
+        versions = self._versions
+        for row in nodes(self._seen, ()):
+            self._seen = max(self._seen, row["revision"])
+            versions[row["name"]] = row["version"]
         answers: list[Decided | NoFit] = []
         for question in questions:
             g = self.row_of[question.place.guest]
             n, devices = self._decide(self.state, self._policy, int(self._class[g]), self._rule_of(g), g)
             if n < 0:
-                answers.append(NoFit({Reason(-n).sentence: len(nodes)}))
+                answers.append(NoFit({Reason(-n).sentence: len(self._names)}))
                 continue
             self.taken[g] = self.placed[g] = (int(n), int(devices))
             name = self._names[n]

@@ -245,9 +245,7 @@ def run_trial(
         wanted = fault_free(flow, seed % SHAPES, placer, flows)
         findings += difference(status, wanted, after, power_lost, flow)
     for node in world.nodes.by_name.values():
-        for (key, _), count in node.effects.items():
-            if count > 1:
-                findings.append(f"node {node.name}: {key} had {count} effects")
+        findings += [f"node {node.name}: {key} had {count} effects" for key, count in node.made_twice()]
     log = store.rows("event")
     points = [(row["step"], "undo" if "undo" in row["kind"] else "do") for row in log if row["step"]]
     phases = {row["id"]: row["phase"] for row in store.rows("guest")}
