@@ -65,7 +65,7 @@ def encode(value: Any) -> str:
 
 
 def to_row(task: int, seq: int, event: Event) -> Row:
-    """The row of an event."""
+    """The row of an event; its revision is given when it is written."""
     return {
         "task": task,
         "seq": seq,

@@ -87,6 +87,7 @@ class SimEngine:
         self._frozen_until = 0.0
         self._away_until = 0.0
         self._mail: list[tuple[Operation, Outcome]] = []
+        self._held_up = False
         self._turn_at = NEVER
         self._timer: simpy.Event | None = None
         self._begin()
@@ -124,13 +125,18 @@ class SimEngine:
             self._timer.callbacks.append(self._awake)
 
     def _awake(self, timer: simpy.Event) -> None:
-        if timer is not self._timer or self.world.stopped:
+        if timer is not self._timer:
             return
         self._turn_at, self._timer = NEVER, None
         back_at = max(self._frozen_until, self._away_until)
         if self.env.now < back_at:
+            self._held_up = True
             self._due(back_at)
             return
+        # Whoever stood still when the world ended still does what it was about to: that is what fencing is for.
+        if self.world.stopped and not self._held_up:
+            return
+        self._held_up = False
         if self._dead:
             self._begin()
         while True:

@@ -1,6 +1,6 @@
 """A store in memory, with the meaning of the real ones: transactions, counters, revisions, a change log."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, KeysView, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from operator import itemgetter
@@ -31,14 +31,15 @@ def _values(columns: Sequence[str]) -> Values:
 class _Shape:
     """A table, as a transaction wants to know it."""
 
-    described: Table
+    columns: KeysView[str]
     key: Values
+    unique: tuple[tuple[str, ...], ...]
     revised: bool
     """Its rows carry the revision of their last change."""
 
     @staticmethod
     def of(table: Table) -> "_Shape":
-        return _Shape(table, _values(table.key), "revision" in table.columns)
+        return _Shape(table.columns.keys(), _values(table.key), table.unique, "revision" in table.columns)
 
 
 SHAPES = {name: _Shape.of(table) for name, table in TABLES.items()}
@@ -117,7 +118,7 @@ class MemoryStore:
 
     def rows(self, table: str, *, limit: int | None = None, newest: bool = False, **equal: Any) -> list[Row]:
         """As in `gpve.world.store.Store`."""
-        found = list(self.find(table, equal))
+        found = self.find(table, equal)
         return (found[::-1] if newest else found)[:limit]
 
     def nodes(self, revision: int, names: Collection[str]) -> list[Row]:
@@ -160,11 +161,11 @@ class MemoryStore:
         log = [self.set("event", (task, seq), None) for seq in range(row["seq"])]
         return row, [event for event in log if event is not None]
 
-    def find(self, table: str, equal: dict[str, Any]) -> Iterator[Row]:
+    def find(self, table: str, equal: dict[str, Any]) -> list[Row]:
         """Rows with these values, in the order of the primary key."""
         rows = self.tables[table]
         if not equal:
-            return iter([rows[key] for key in sorted(rows)])
+            return [rows[key] for key in sorted(rows)]
         columns = tuple(equal)
         found = self._indexes[table].get(columns)
         if found is None:
@@ -175,8 +176,8 @@ class MemoryStore:
             index = found[1]
         keys = index.get(tuple(equal.values()))
         if not keys:
-            return iter(())
-        return iter([rows[key] for key in (sorted(keys) if len(keys) > 1 else keys)])
+            return []
+        return [rows[key] for key in (sorted(keys) if len(keys) > 1 else keys)]
 
     def set(self, table: str, key: Key, row: Row | None) -> Row | None:
         """Replace a row (None: remove it) and say what was there."""
@@ -215,22 +216,26 @@ class MemoryTx:
 
     def where(self, table: str, **equal: Any) -> list[Row]:
         """As in `gpve.tasks.ledger.Tx`."""
-        return list(self._store.find(table, equal))
+        return self._store.find(table, equal)
 
     def put(self, table: str, row: Row) -> None:
         """As in `gpve.tasks.ledger.Tx`."""
         shape = SHAPES[table]
-        described = shape.described
         if shape.revised:
             row = {**row, "revision": self.revision}
-        if row.keys() != described.columns.keys():
-            raise ValueError(f"table {table}: columns {sorted(row)} are not {sorted(described.columns)}")
+        if row.keys() != shape.columns:
+            raise ValueError(f"table {table}: columns {sorted(row)} are not {sorted(shape.columns)}")
         key = shape.key(row)
-        for columns in described.unique:
-            same = self._store.find(table, {column: row[column] for column in columns})
-            if any(shape.key(other) != key for other in same):
-                raise ValueError(f"table {table}: a second row with {[row[column] for column in columns]}")
+        for columns in shape.unique:
+            self._check_unique(table, key, row, columns)
         self.journal.append((table, key, self._store.set(table, key, row)))
+
+    def _check_unique(self, table: str, key: Key, row: Row, columns: Sequence[str]) -> None:
+        old = self._store.tables[table].get(key)
+        if old is not None and all([old[column] == row[column] for column in columns]):
+            return
+        if self._store.find(table, {column: row[column] for column in columns}):
+            raise ValueError(f"table {table}: a second row with {[row[column] for column in columns]}")
 
     def delete(self, table: str, *key: Any) -> None:
         """As in `gpve.tasks.ledger.Tx`."""
