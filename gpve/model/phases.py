@@ -49,6 +49,7 @@ MOVES: dict[str, dict[str, Move]] = {
         ("volume-detach", "running|stopped", "detaching", SAME),
         ("network-attach", "running|stopped", "plugging", SAME),
         ("network-detach", "running|stopped", "unplugging", SAME),
+        ("recover", "running|paused", "recovering", "running"),
         ("delete", "stopped", "deleting", GONE),
     ),
     "vcluster": _moves(
@@ -65,6 +66,7 @@ MOVES: dict[str, dict[str, Move]] = {
         ("clone", "running|stopped", "cloning", SAME),
         ("network-attach", "running|stopped", "plugging", SAME),
         ("network-detach", "running|stopped", "unplugging", SAME),
+        ("recover", "running|paused", "recovering", "running"),
         ("delete", "stopped", "deleting", GONE),
     ),
     "agent": _moves(
@@ -77,6 +79,7 @@ MOVES: dict[str, dict[str, Move]] = {
         ("restore", "stopped", "restoring", SAME),
         ("network-attach", "running|stopped", "plugging", SAME),
         ("network-detach", "running|stopped", "unplugging", SAME),
+        ("recover", "running|paused", "recovering", "running"),
         ("delete", "stopped", "deleting", GONE),
     ),
 }

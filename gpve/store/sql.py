@@ -160,6 +160,12 @@ class SqlStore:
         query = select(node).where(or_(node.c.revision > revision, node.c.name.in_(names)))
         return self._select(query.order_by(node.c.name))
 
+    def sessions(self) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        session, node = METADATA.tables["session"], METADATA.tables["node"]
+        query = select(session.c.node, session.c.beat, session.c.dead_at, node.c.alive)
+        return self._select(query.join(node, node.c.name == session.c.node).order_by(session.c.node))
+
     def events_since(self, revision: int, limit: int) -> list[Row]:
         """As in `gpve.world.store.Store`."""
         event, counter = METADATA.tables["event"], METADATA.tables["counter"]

@@ -10,15 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpve.tasks.errors import Conflict, Fenced
+from gpve.tasks.errors import Conflict, Fenced, Refuse
 from gpve.tasks.events import Event, Kind, encode, to_row
 from gpve.tasks.flow import Context, Flow, InStore, OnNode, Place
 from gpve.tasks.ledger import Row, Tx
 from gpve.tasks.machine import OVER, Direction, Move, committed, context, in_doubt, observe, plan
 from gpve.tasks.outcome import Done, Outcome, Refused
-from gpve.tasks.records import VERBS, Decided, NoFit, Refuse, claim
+from gpve.tasks.records import VERBS, Decided, NoFit, claim
 from gpve.tasks.state import CLOSED, At, Status, TaskState, apply
-
 
 UNDER_WAY = frozenset((At.SENT, At.UNDOING))
 
@@ -114,8 +113,8 @@ def advance(
     """Record ``observations`` and all that follows from them.
 
     ``row``: the task's row as the caller knows it; its epoch says on whose behalf. ``taken``: this very transaction
-    claimed the task, and what was sent before is to be sent anew under the new epoch. Raises `Fenced` if the task has another
-    owner by now.
+    claimed the task, and what was sent before is to be sent anew under the new epoch. Raises `Fenced` if the task has
+    another owner by now.
     """
     if not taken:
         row = _own(tx, row, before)

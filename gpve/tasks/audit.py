@@ -186,6 +186,10 @@ def _guests(read: Reader) -> Iterator[str]:
             yield f"{name} is {guest['phase']} and names task {guest['task']}"
         elif not steady and (guest["task"], f"guest/{guest['id']}") not in locks:
             yield f"{name} is {guest['phase']}, and its task {guest['task']} is not at work on it"
+    alive = {row["name"] for row in read("node") if row["alive"]}
+    for row in read("debris"):
+        if row["node"] in alive:
+            yield f"node {row['node']} is alive, and guest {row['guest']} was never removed from it"
     for table in ("claim", "volume", "network"):
         for row in read(table):
             if row["task"] is not None and (row["task"] not in tasks or tasks[row["task"]]["status"] in CLOSED):
@@ -245,9 +249,12 @@ def _nodes(read: Reader, nodes: Inventory) -> Iterator[str]:
     guests = {row["id"]: row for row in read("guest")}
     busy = {guest for guest, row in guests.items() if row["task"] is not None}
     machines: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    left = {(row["node"], row["guest"]) for row in read("debris")}
+    """What dead nodes still have; they remove it when they come back."""
     for name, things in nodes.items():
         for guest, state in things["machines"].items():
-            machines[guest].append((name, state))
+            if (name, guest) not in left:
+                machines[guest].append((name, state))
         # A volume of no guest is accounted for below.
         owners = [(volume, guest) for volume, guest in things["volumes"].items() if guest is not None]
         for kind in ("planes", "endpoints"):
@@ -257,7 +264,8 @@ def _nodes(read: Reader, nodes: Inventory) -> Iterator[str]:
         owners += [("workspace", guest) for guest in things["workspaces"]]
         owners += [("sandbox", guest) for guest in things["sandboxes"]]
         for what, guest in owners:
-            if guest not in busy and (guest not in guests or guests[guest]["node"] != name):
+            strange = guest not in guests or guests[guest]["node"] != name
+            if strange and guest not in busy and (name, guest) not in left:
                 yield f"node {name} has {what} of guest {guest}, which is not there"
     for guest, found in machines.items():
         if guest in busy:
@@ -267,6 +275,7 @@ def _nodes(read: Reader, nodes: Inventory) -> Iterator[str]:
     rows = {row["id"]: row for row in read("volume")}
     for volume in rows.values():
         on = [name for name, things in nodes.items() if volume["id"] in things["volumes"]]
+        on = [name for name in on if (name, volume["guest"]) not in left]
         at_rest = volume["guest"] not in busy and volume["task"] is None
         if at_rest and volume["node"] in nodes and on != [volume["node"]]:
             yield f"volume {volume['id']} is on {on}, not on {volume['node']}"

@@ -113,3 +113,11 @@ class CorruptLog(Exception):
 
     def __str__(self) -> str:
         return f"the log of task {self.task} cannot be read: {self.problem}"
+
+
+@dataclass
+class Refuse(Exception):
+    """A change of the store that cannot be made; nothing was changed. ``again``: it may pass."""
+
+    reason: str
+    again: bool = False

@@ -92,9 +92,7 @@ def take_new(tx: Tx, wish: Request, row: Row, me: str, around: Surroundings) -> 
     return _claim(tx, wish.flow, row, wish.body, [first], me, around)
 
 
-def _claim(
-    tx: Tx, flow: Flow, row: Row, body: Any, log: list[Row], me: str, around: Surroundings
-) -> Taken:
+def _claim(tx: Tx, flow: Flow, row: Row, body: Any, log: list[Row], me: str, around: Surroundings) -> Taken:
     task = row["id"]
     events = from_rows(task, log)
     if len(events) != row["seq"]:

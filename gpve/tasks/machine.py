@@ -76,7 +76,7 @@ def plan(flow: Flow, seen: Context, state: TaskState, now: float) -> Plan:
 def _reason_to_turn(flow: Flow, state: TaskState, now: float) -> str | None:
     if committed(flow, state) or in_doubt(flow, state):
         return None
-    if any([step.failed is not None for step in state.steps.values()]):
+    if any(step.failed is not None for step in state.steps.values()):
         name = next(step.name for step in flow.steps if state.step(step.name).failed is not None)
         return f"{name}: {state.step(name).failed}"
     if state.cancel is not None:

@@ -4,23 +4,16 @@ Each is a function (tx, task, arguments) -> result. It raises `Refuse` if it cha
 repeated: what is there already, or gone already, is no error.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpve.tasks.errors import Conflict
+from gpve.tasks.claims import charged, release
+from gpve.tasks.errors import Conflict, Refuse
 from gpve.tasks.events import encode
 from gpve.tasks.flows.evacuate import evacuate, recall
-from gpve.tasks.ledger import Row, Tx
-
-
-@dataclass
-class Refuse(Exception):
-    """A change that cannot be made; nothing was changed."""
-
-    reason: str
-    again: bool = False
+from gpve.tasks.flows.homecoming import report, revive, settle
+from gpve.tasks.ledger import Tx
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class NoFit:
 def claim(tx: Tx, task: int, guest: int, spec: Mapping[str, Any], role: str, decided: Decided) -> dict[str, Any]:
     """Claim what ``guest`` needs on the node decided on. Raises `Conflict` if the node changed since the decision."""
     node = tx.get("node", decided.node)
-    if node is None or node["version"] != decided.version or not node["open"]:
+    if node is None or node["version"] != decided.version or not (node["open"] and node["alive"]):
         raise Conflict("node", decided.node)
     row = {
         "guest": guest,
@@ -57,32 +50,6 @@ def claim(tx: Tx, task: int, guest: int, spec: Mapping[str, Any], role: str, dec
     tx.put("claim", row)
     tx.put("node", charged(node, row, +1))
     return {"node": decided.node, "devices": dict(decided.devices)}
-
-
-def charged(node: Row, claim_row: Row, sign: int) -> Row:
-    """The node's row with a claim added (+1) or taken away (-1), one version later."""
-    gpus = json.loads(node["used_gpu_milli"])
-    for device, milli in json.loads(claim_row["devices"]).items():
-        gpus[int(device)] += sign * milli
-    return {
-        **node,
-        "used_cpu_milli": node["used_cpu_milli"] + sign * claim_row["cpu_milli"],
-        "used_memory_mib": node["used_memory_mib"] + sign * claim_row["memory_mib"],
-        "used_gpu_milli": encode(gpus),
-        "version": node["version"] + 1,
-    }
-
-
-def release(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Give back the claim of ``guest`` on ``node``."""
-    row = tx.get("claim", arguments["guest"], arguments["node"])
-    if row is None:
-        return {}
-    tx.delete("claim", row["guest"], row["node"])
-    node = tx.get("node", row["node"])
-    if node is not None:
-        tx.put("node", charged(node, row, -1))
-    return {}
 
 
 def follow(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,11 +103,22 @@ def empty(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def abandon(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Give back the claim of ``guest`` on a dead ``node``, and note that the node may still have something of it."""
+    release(tx, task, arguments)
+    tx.put("debris", {"node": arguments["node"], "guest": arguments["guest"]})
+    return {}
+
+
 VERBS: dict[str, Callable[[Tx, int, Mapping[str, Any]], dict[str, Any]]] = {
     "release": release,
     "follow": follow,
     "reclaim": reclaim,
     "node.set-open": set_open,
     "node.empty": empty,
+    "abandon": abandon,
+    "node.settle": settle,
+    "node.revive": revive,
+    "node.report": report,
 }
 """What `InStore` commands may name."""

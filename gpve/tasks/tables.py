@@ -131,6 +131,11 @@ TABLES: dict[str, Table] = {
         },
         watched=True,
     ),
+    "session": Table(
+        ("node",),
+        {"node": "str", "boot": "str", "engine": "str", "beat": "int", "dead_at": "int?"},
+    ),
+    "debris": Table(("node", "guest"), {"node": "str", "guest": "int"}),
     "claim": Table(
         ("guest", "node"),
         {
@@ -186,7 +191,9 @@ TABLES: dict[str, Table] = {
         {"revision": "int", "position": "int", "table_name": "str", "row_key": "str", "data": "json?"},
     ),
 }
-"""Every table. ``task`` of a guest, volume, network or claim names the live task that works on it, or None."""
+"""Every table. A session counts the beats of a node (`gpve.tasks.ha`). Debris is what a dead node still has of guests
+that are elsewhere by now. ``task`` of a guest, volume, network or claim names the live task that works on it, or None.
+"""
 
 COUNTERS = {"task": 1, "guest": 100, "epoch": 1, "revision": 1, "compacted": 1}
 """Counters and their first numbers. A guest's id starts at 100, as a VMID does elsewhere.

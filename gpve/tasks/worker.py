@@ -9,12 +9,14 @@ import heapq
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from gpve.tasks.advance import Advanced, Observation, Operation, Question, Surroundings, advance, operation_of
 from gpve.tasks.errors import CorruptLog, Fenced
 from gpve.tasks.events import encode
 from gpve.tasks.flow import Flow, Flows
+from gpve.tasks.ha import Watch, declare_dead, recover, rejoin, renew
 from gpve.tasks.lease import Taken, beat, leave, poison, take, take_new
 from gpve.tasks.ledger import Row, Tx, Work
 from gpve.tasks.machine import Direction
@@ -41,6 +43,10 @@ class Rules:
     """Tasks driven at once; those that wait for a place do not count."""
     seed: int = 0
     """Of the jitter of retries."""
+    node_lease_s: float = 15.0
+    """How long a node may run ``ha`` guests after it has sent a beat that was acknowledged."""
+    node_margin_s: float = 5.0
+    """How much longer an engine waits before it declares a node dead."""
     keep_s: float = 7 * 86_400.0
     """How long a closed task is kept, with its log and its idempotency key."""
 
@@ -75,6 +81,7 @@ class Worker:
     ) -> None:
         self.name, self.incarnation, self.flows, self.rules = name, incarnation, flows, rules
         self._around = Surroundings(rules.seed, holds)
+        self._watch = Watch(rules.node_lease_s, rules.node_margin_s)
         self._carrying: dict[OpKey, float] = {}
         """Operations sent for other engines, and until when an answer is expected."""
         self.outgoing: list[Operation] = []
@@ -210,6 +217,31 @@ class Worker:
         """Sweep at the next turn."""
         self._next_sweep = 0.0
 
+    def hear(self, node: str, boot: str, then: Callable[[bool], None]) -> None:
+        """A node beats; ``then`` is told whether the beat was written and gives it a lease."""
+
+        def run(tx: Tx) -> bool:
+            return renew(tx, node, boot, self.incarnation)
+
+        reads = (("node", (node,)), ("session", (node,)))
+        self._jobs.append(Job(Work(run, reads), lambda result: then(result is True)))
+
+    def watch(self, sessions: Iterable[Row], now: float) -> None:
+        """Look at the beats of all nodes: declare dead who is silent, recover what ran there, take back who returns."""
+        found = self._watch.look(sessions, now)
+        for node, newest in found.silent:
+            self._see_to(partial(declare_dead, node=node, beat=newest))
+        for node in found.dead:
+            self._see_to(partial(recover, node=node))
+        for node in found.back:
+            self._see_to(partial(rejoin, node=node))
+
+    def _see_to(self, run: Callable[[Tx], Any]) -> None:
+        def after(result: Any) -> None:
+            self.wants_work |= bool(result)
+
+        self._jobs.append(Job(Work(run), after))
+
     def forget(self, tasks: list[int]) -> None:
         """These tasks have been kept long enough."""
         if tasks:
@@ -284,6 +316,7 @@ class Worker:
         self._timers.clear()
         self._ready.clear()
         self._carrying.clear()
+        self._watch = Watch(self.rules.node_lease_s, self.rules.node_margin_s)
         self.outgoing.clear()
         self.questions.clear()
         self._jobs = [Job(Work(lambda tx: leave(tx, before)), lambda _: None)]

@@ -40,6 +40,9 @@ class Store(Protocol):
     def nodes(self, revision: int, names: Collection[str]) -> list[Row]:
         """The rows of table `node` that have a later revision or one of these names, in the order of their names."""
 
+    def sessions(self) -> list[Row]:
+        """Of every node that ever beat, in the order of their names: node, beat, dead_at, alive."""
+
     def events_since(self, revision: int, limit: int) -> list[Row]:
         """Events with a later revision, in order of (revision, task, seq): at least ``limit``, whole revisions.
 

@@ -15,6 +15,7 @@ def turn(worker: Worker, store: Store, nodes: Nodes, placer: Placer, now: float)
         worker.cancelled(store.cancelled(worker.incarnation))
         worker.answered(store.answered(worker.incarnation))
         worker.forget(store.closed_before(store.now() - worker.rules.keep_s, FORGET_AT_ONCE))
+        worker.watch(store.sessions(), now)
         worker.carry(store.undelivered(nodes.names(), worker.incarnation))
     if worker.wants_work:
         worker.claim(store.claimable(worker.incarnation, worker.flows.versions, worker.room))

@@ -15,6 +15,8 @@ from gpve.tasks.flows.network_delete import network_delete
 from gpve.tasks.flows.network_detach import network_detach
 from gpve.tasks.flows.node_drain import node_drain
 from gpve.tasks.flows.node_open import node_open
+from gpve.tasks.flows.node_rejoin import node_rejoin
+from gpve.tasks.flows.recover import agent_recover, vcluster_recover, vm_recover
 from gpve.tasks.flows.vcluster_clone import vcluster_clone
 from gpve.tasks.flows.vcluster_create import vcluster_create
 from gpve.tasks.flows.vcluster_delete import vcluster_delete
@@ -51,6 +53,7 @@ FLOWS = Flows(
         agent_create,
         agent_delete,
         agent_pause,
+        agent_recover,
         agent_restore,
         agent_resume,
         agent_start,
@@ -61,10 +64,12 @@ FLOWS = Flows(
         network_detach,
         node_drain,
         node_open,
+        node_rejoin,
         vcluster_clone,
         vcluster_create,
         vcluster_delete,
         vcluster_pause,
+        vcluster_recover,
         vcluster_restore,
         vcluster_resume,
         vcluster_sleep,
@@ -79,6 +84,7 @@ FLOWS = Flows(
         vm_migrate,
         vm_pause,
         vm_reboot,
+        vm_recover,
         vm_resize,
         vm_resume,
         vm_rollback,

@@ -1,9 +1,9 @@
 """What creating a guest of any kind shares: its body, its row, its quota, and what becomes of them."""
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gpve.model.phases import MOVES
 from gpve.tasks.errors import Forbidden, NotFound
@@ -19,10 +19,14 @@ Pool = Annotated[str, Field(min_length=1, max_length=64)]
 NodeName = Annotated[str, Field(min_length=1, max_length=253)]
 
 
+LOCAL = "local"
+"""The pool of a node's own disks; every other pool is shared by the nodes."""
+
+
 class Disk(Body):
     """A volume to make: its pool, and its size in GiB."""
 
-    pool: Pool = "local"
+    pool: Pool = LOCAL
     size_gib: Gib
 
 
@@ -39,7 +43,16 @@ class Created(Body):
     """The one node that will do; None: the scheduler's choice."""
     autostart: bool = True
     ha: bool = False
-    """Restart it elsewhere when its node dies."""
+    """Restart it elsewhere when its node dies. Its volumes must be in a shared pool; an agent starts with an empty
+    workspace there."""
+
+    @model_validator(mode="after")
+    def _shared_volumes(self) -> Self:
+        if self.ha and any(disk.pool == LOCAL for disk in self.volumes_to_make()):
+            raise ValueError(
+                f"a guest with ha needs its volumes in a shared pool; those in {LOCAL!r} die with their node"
+            )
+        return self
 
     def made_of(self) -> dict[str, Any]:
         """The guest's spec."""

@@ -50,4 +50,6 @@ class Archive:
 
     def table(self) -> pa.Table:
         """All of them."""
-        return pa.concat_tables([*(parquet.read_table(pa.BufferReader(group)) for group in self._groups), self._table()])
+        return pa.concat_tables(
+            [*(parquet.read_table(pa.BufferReader(group)) for group in self._groups), self._table()]
+        )

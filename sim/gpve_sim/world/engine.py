@@ -59,6 +59,37 @@ class World:
     stopped: bool = False
     """The engines end; what is on its way to a node still arrives."""
 
+    def beat(self) -> None:
+        """Let the nodes beat, a third of a lease apart, each to the engines that it talks to, in turn."""
+        every_s = self.rules.node_lease_s / 3.0
+        for at, name in enumerate(self.nodes.names()):
+            self.nodes.grant(name, self.rules.node_lease_s)
+            self._later(every_s * at / len(self.nodes.names()), self._beat, name, at)
+
+    def _later(self, after_s: float, what: Callable[..., None], *given: Any) -> None:
+        self.env.timeout(after_s).callbacks.append(lambda _: what(*given))
+
+    def _beat(self, name: str, turn: int) -> None:
+        if self.stopped:
+            return
+        self._later(self.rules.node_lease_s / 3.0, self._beat, name, turn + 1)
+        node, sent = self.nodes.by_name[name], self.env.now
+        engines = [engine for engine in self.engines if engine.reaches(name)]
+        if not self.nodes.reachable(name) or not engines:
+            return
+        boot = node.boots
+
+        def acknowledge(granted: bool) -> None:
+            if granted:
+                self._later(self.nodes.delay_s, grant)
+
+        def grant() -> None:
+            if node.boots == boot and self.nodes.reachable(name):
+                self.nodes.grant(name, sent + self.rules.node_lease_s)
+
+        engine = engines[turn % len(engines)]
+        self._later(self.nodes.delay_s, engine.hear, name, str(boot), acknowledge)
+
     def start(self, engines: int = 2) -> None:
         """Start the engines."""
         for number in range(engines):
@@ -87,6 +118,8 @@ class SimEngine:
         self._frozen_until = 0.0
         self._away_until = 0.0
         self._mail: list[tuple[Operation, Outcome]] = []
+        self._beats: list[tuple[str, str, Callable[[bool], None]]] = []
+        self._parted_until: dict[str, float] = {}
         self._held_up = False
         self._turn_at = NEVER
         self._timer: simpy.Event | None = None
@@ -98,12 +131,30 @@ class SimEngine:
             self.name, self.world.incarnation(self.name), self.world.flows, self.world.rules, self.holds
         )
         self._mail.clear()
+        self._beats.clear()
         self._crashed = self._dead = False
 
     def submit(self, wish: Request, then: Callable[[Any], None]) -> None:
         """As `Worker.submit`."""
         self.worker.submit(wish, then)
         self._ring()
+
+    def reaches(self, node: str) -> bool:
+        """Whether this engine and a node talk to each other now."""
+        return self.holds(node) and not (self._crashed or self._dead) and not self._parted(node)
+
+    def part(self, node: str, for_s: float) -> None:
+        """Nothing passes between this engine and a node for a while; each of them talks to the others."""
+        self._parted_until[node] = max(self.env.now + for_s, self._parted_until.get(node, 0.0))
+
+    def _parted(self, node: str) -> bool:
+        return self.env.now < self._parted_until.get(node, 0.0)
+
+    def hear(self, node: str, boot: str, then: Callable[[bool], None]) -> None:
+        """A node's beat arrives; as `Worker.hear`."""
+        if not (self._crashed or self._dead or self._parted(node)):
+            self._beats.append((node, boot, then))
+            self._ring()
 
     def crash(self) -> None:
         """The process ends, and is started anew after a while."""
@@ -150,7 +201,7 @@ class SimEngine:
                 self._dead = True
                 self._be_away(self.world.restart_s)
                 return
-            if not self._mail and self.worker.nothing():
+            if not (self._mail or self._beats) and self.worker.nothing():
                 self._due(self.worker.wake())
                 return
 
@@ -160,6 +211,9 @@ class SimEngine:
         mail, self._mail = self._mail, []
         for operation, outcome in mail:
             self.worker.answer(operation, outcome)
+        beats, self._beats = self._beats, []
+        for beat in beats:
+            self.worker.hear(*beat)
         turn(self.worker, self, self, self._placer, self.env.now)
         self._tell()
         if self._crashed:
@@ -190,10 +244,12 @@ class SimEngine:
         if self._crashed or self._fires(operation, (Fault.CRASH_BEFORE_SEND,)):
             self._crashed = True
             return
+        if self._parted(operation.node):
+            return
         worker = self.worker
 
         def arrive(operation: Operation, outcome: Outcome) -> None:
-            if worker is not self.worker:
+            if worker is not self.worker or self._parted(operation.node):
                 return
             fault = self._fires(operation, (Fault.CRASH_BEFORE_RECORD, Fault.LEASE_STOLEN, Fault.CANCEL))
             if fault is Fault.CRASH_BEFORE_RECORD:
@@ -275,6 +331,11 @@ class SimEngine:
         """As in `gpve.world.store.Store`."""
         self._reach()
         return self.world.store.nodes(revision, names)
+
+    def sessions(self) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        self._reach()
+        return self.world.store.sessions()
 
     def events_since(self, revision: int, limit: int) -> list[Row]:
         """As in `gpve.world.store.Store`."""

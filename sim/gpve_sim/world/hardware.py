@@ -46,17 +46,51 @@ class Hardware:
     deaf: set[int] = field(default_factory=set)
     """VMs whose system does not hear the power button."""
 
+    ha: set[int] = field(default_factory=set)
+    """Guests that may run here only while the node has its lease."""
+    ended: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """By guest: what ran (kind of thing, state) until the node ended it itself, for want of a lease."""
+
+    def end_ha(self) -> None:
+        """End all guests that may not run without a lease."""
+        for kind in RUNS:
+            things = getattr(self, kind)
+            for guest in sorted(self.ha & things.keys()):
+                if things[guest] in ("running", "paused"):
+                    self.ended[guest] = (kind, things[guest])
+                    things[guest] = OFF[kind]
+
+    def restart_ha(self) -> list[int]:
+        """The lease is there again: what was ended runs again, unless somebody ended it for good meanwhile."""
+        restarted = []
+        for guest, (kind, state) in sorted(self.ended.items()):
+            things = getattr(self, kind)
+            if things.get(guest) == OFF[kind]:
+                things[guest] = state
+                restarted.append(guest)
+        self.ended.clear()
+        return restarted
+
     def power_loss(self) -> None:
         """What does not live on disk is gone."""
         self.machines = {guest: "defined" for guest, state in self.machines.items() if state != "incoming"}
         self.planes = {guest: after_power_loss("planes", state) for guest, state in self.planes.items()}
         self.sandboxes.clear()
+        self.ended.clear()
 
     def snapshot(self) -> dict[str, Any]:
         """All of it, to compare."""
         return {kind: dict(getattr(self, kind)) for kind in THINGS}
 
 
+RUNS = ("machines", "planes", "sandboxes")
+"""Kinds of things that run."""
+OFF = {"machines": "defined", "planes": "defined", "sandboxes": "ready"}
+"""By kind: its state when it was ended."""
+ENDS = frozenset(("vm.stop", "vm.shutdown", "vm.undefine", "vm.discard", "vm.clean", "vcluster.stop"))
+ENDS |= {"vcluster.undefine", "agent.kill", "agent.unconfine", "agent.close", "agent.remove", "node.clean", "node.look"}
+ENDS |= {"volume.delete", "volume.erase", "volume.unmap", "port.unplug", "vcluster.unregister"}
+"""Verbs after which less runs, or nothing else: a node obeys them without a lease."""
 THINGS = (
     "volumes",
     "snapshots",
@@ -178,8 +212,15 @@ def _size(node: Hardware, a: Arguments) -> bool:
     return _set(node.sizes, a["guest"], f"{spec['cpu_milli']}/{spec['memory_mib']}")
 
 
+def _mark(node: Hardware, a: Arguments) -> None:
+    """Remember whether the guest needs a lease."""
+    if a["spec"].get("ha"):
+        node.ha.add(a["guest"])
+
+
 def _define(node: Hardware, a: Arguments) -> bool:
     _need_volumes(node, a)
+    _mark(node, a)
     return a["guest"] not in node.machines and _some(_set(node.machines, a["guest"], "defined"), _size(node, a))
 
 
@@ -196,6 +237,7 @@ def _undefine(node: Hardware, a: Arguments) -> bool:
 
 
 def _forget(node: Hardware, a: Arguments) -> bool:
+    node.ha.discard(a["guest"])
     return _some(*(_drop(things, a["guest"]) for things in (node.machines, node.sizes, node.boots)))
 
 
@@ -228,6 +270,7 @@ def _resize(node: Hardware, a: Arguments) -> bool:
 
 
 def _prepare(node: Hardware, a: Arguments) -> bool:
+    _mark(node, a)
     made = [_create_volumes(node, a), _plug(node, a)]
     made += [_take("")(node, {**a, "name": name}) for name in a["spec"].get("snapshots", ())]
     made.append(a["guest"] not in node.machines and _set(node.machines, a["guest"], "incoming"))
@@ -252,6 +295,7 @@ def _switch(node: Hardware, a: Arguments) -> bool:
 
 def _define_plane(node: Hardware, a: Arguments) -> bool:
     _need_volumes(node, a)
+    _mark(node, a)
     if a["guest"] in node.planes:
         return False
     return _some(_set(node.planes, a["guest"], "defined"), _set(node.versions, a["guest"], a["spec"]["version"]))
@@ -260,6 +304,7 @@ def _define_plane(node: Hardware, a: Arguments) -> bool:
 def _undefine_plane(node: Hardware, a: Arguments) -> bool:
     if node.planes.get(a["guest"]) in ("running", "paused"):
         raise Cannot("it runs")
+    node.ha.discard(a["guest"])
     return _some(_drop(node.planes, a["guest"]), _drop(node.versions, a["guest"]))
 
 
@@ -312,6 +357,7 @@ def _remove_workspace(node: Hardware, a: Arguments) -> bool:
 
 
 def _confine(node: Hardware, a: Arguments) -> bool:
+    _mark(node, a)
     made = _plug(node, a)
     return _some(made, a["guest"] not in node.sandboxes and _set(node.sandboxes, a["guest"], "ready"))
 
@@ -319,6 +365,7 @@ def _confine(node: Hardware, a: Arguments) -> bool:
 def _unconfine(node: Hardware, a: Arguments) -> bool:
     if node.sandboxes.get(a["guest"], "ready") != "ready":
         raise Cannot("its processes are there")
+    node.ha.discard(a["guest"])
     return _some(_drop(node.sandboxes, a["guest"]), _unplug(node, a))
 
 
@@ -332,7 +379,36 @@ def _kill(node: Hardware, a: Arguments) -> bool:
     return a["guest"] in node.sandboxes and _set(node.sandboxes, a["guest"], "ready")
 
 
+def _clean(node: Hardware, a: Arguments) -> bool:
+    """Nothing is left of these guests."""
+    gone = set(a["guests"])
+    node.ha -= gone
+    by_guest: tuple[dict[int, Any], ...] = (node.machines, node.sizes, node.boots, node.planes, node.versions)
+    by_guest += (node.endpoints, node.workspaces, node.sandboxes, node.ended)
+    changed = _some(*(_drop(things, guest) for things in by_guest for guest in gone))
+    for port in [port for port in node.ports if port[0] in gone]:
+        changed |= _drop(node.ports, port)
+    for volume in [volume for volume, guest in node.volumes.items() if guest in gone]:
+        changed |= _drop(node.volumes, volume)
+    for key in [key for key in node.snapshots if int(key.split("/")[0]) in gone]:
+        changed |= _drop(node.snapshots, key)
+    return changed
+
+
+def what_runs(node: Hardware, a: Arguments) -> dict[str, Any]:
+    """Those of ``guests`` that run here, or are paused."""
+    states = {guest: state for kind in RUNS for guest, state in getattr(node, kind).items()}
+    return {"runs": [guest for guest in a["guests"] if states.get(guest) in ("running", "paused")]}
+
+
+RESULTS: dict[str, Callable[[Hardware, Arguments], dict[str, Any]]] = {"node.look": what_runs}
+"""What some verbs answer."""
+
 VERBS: dict[str, Verb] = {
+    "node.clean": _clean,
+    "node.look": lambda node, a: False,
+    "volume.map": _create_volumes,
+    "volume.unmap": _delete_volumes,
     "volume.create": _create_volumes,
     "volume.delete": _delete_volumes,
     "volume.erase": _erase,

@@ -333,7 +333,9 @@ def replay_lifecycle(
     node, devices = np.full(count, -1, dtype=np.int64), np.zeros(count, dtype=np.int64)
     for g, (n, bits) in drive.placer.placed.items():
         node[g], devices[g] = n, bits
-    return Lifecycle(trace, nodes.names, node, devices, drive.running_s, dict(drive.tasks), drive.store, drive.archived, took)
+    return Lifecycle(
+        trace, nodes.names, node, devices, drive.running_s, dict(drive.tasks), drive.store, drive.archived, took
+    )
 
 
 def _work_ahead(drive: _Drive) -> bool:

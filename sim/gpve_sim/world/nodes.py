@@ -10,8 +10,9 @@ from gpve.tasks.advance import Operation
 from gpve.tasks.operations import Make, OpKey, admit, key_of
 from gpve.tasks.outcome import Done, Outcome, Refused, Unknown
 from gpve_sim.world.faults import Fault, Faults
-from gpve_sim.world.hardware import VERBS, Cannot, Hardware
+from gpve_sim.world.hardware import ENDS, RESULTS, VERBS, Cannot, Hardware
 
+NEVER = float("inf")
 Answer = Callable[[Operation, Outcome], None]
 
 
@@ -65,6 +66,8 @@ class SimNode:
     up: bool = True
     boots: int = 0
     """How often it lost power: what was under way then ends without a word."""
+    lease_until: float = NEVER
+    """Until when it may run ``ha`` guests."""
     under_way: dict[OpKey, list[Answer]] = field(default_factory=dict)
     effects: dict[OpKey, list[int]] = field(default_factory=dict)
     """The boots in which an operation really changed something: a loss of power may take back what was made before."""
@@ -88,7 +91,10 @@ class SimNode:
 
 
 class SimNodes:
-    """All nodes behind the port that an engine uses. ``delay_s``: one way; ``work_s``: what an operation takes."""
+    """All nodes behind the port that an engine uses. ``delay_s``: one way; ``work_s``: what an operation takes.
+
+    ``leases``: nodes end their ``ha`` guests when their lease runs out; it has to be granted again and again.
+    """
 
     def __init__(
         self,
@@ -98,6 +104,7 @@ class SimNodes:
         *,
         delay_s: float = 0.001,
         work_s: float = 0.1,
+        leases: bool = False,
     ) -> None:
         self.env, self.faults, self.delay_s, self.work_s = env, faults, delay_s, work_s
         self.work_of: Callable[[Operation], float] = lambda operation: self.work_s
@@ -107,7 +114,10 @@ class SimNodes:
         self._cut_until: dict[str, float] = {}
         self._worked_on: dict[int, set[str]] = {}
         """By task: the nodes that got commands of it."""
-        self.by_name = {name: SimNode(name) for name in names}
+        self.restarted: Callable[[str, int], None] | None = None
+        """Told of (node, guest) that runs again because the node has its lease again."""
+        self.leases = leases
+        self.by_name = {name: SimNode(name, lease_until=0.0 if leases else NEVER) for name in names}
 
     def holds(self, node: str) -> bool:
         """As in `gpve.world.nodes.Nodes`."""
@@ -142,14 +152,42 @@ class SimNodes:
         node.boots += 1
         node.under_way.clear()
         node.hardware.power_loss()
+        if self.leases:
+            node.lease_until = self.env.now
         self._after(for_s, self._come_back, node)
 
     def cut_off(self, name: str, for_s: float) -> None:
         """Nothing reaches a node, and nothing of it arrives, for a while; it goes on with what it has."""
         self._cut_until[name] = max(self.env.now + for_s, self._cut_until.get(name, 0.0))
 
+    def grant(self, name: str, until: float) -> None:
+        """A beat was acknowledged: the node has its lease until then."""
+        node = self.by_name[name]
+        if until <= self.env.now:
+            return
+        node.lease_until = max(node.lease_until, until)
+        for guest in node.hardware.restart_ha():
+            if self.restarted is not None:
+                self.restarted(name, guest)
+        self._after(until - self.env.now, self._expire, node)
+
+    def _expire(self, node: SimNode) -> None:
+        # A moment early or late by rounding: the timer of a newer lease comes later.
+        if self.env.now >= node.lease_until - 1e-9:
+            node.hardware.end_ha()
+
+    def reachable(self, name: str) -> bool:
+        """Whether the node has power and its cable."""
+        return self.by_name[name].up and not self._is_cut_off(name)
+
     def _is_cut_off(self, name: str) -> bool:
         return self.env.now < self._cut_until.get(name, 0.0)
+
+    def _may_not(self, node: SimNode, operation: Operation) -> bool:
+        """Whether a lease would be needed that is not there."""
+        guest = operation.arguments.get("guest")
+        needs = guest in node.hardware.ha or operation.arguments.get("spec", {}).get("ha", False)
+        return needs and self.env.now >= node.lease_until and operation.verb not in ENDS
 
     def _come_back(self, node: SimNode) -> None:
         node.up = True
@@ -202,10 +240,18 @@ class SimNodes:
             return
         outcome: Outcome = Done()
         changed = False
-        try:
-            changed = VERBS[operation.verb](node.hardware, operation.arguments)
-        except Cannot as error:
-            outcome = Refused(str(error))
+        if self._may_not(node, operation):
+            outcome = Refused("the node has no lease, and the guest may not run without", again=True)
+        else:
+            try:
+                changed = VERBS[operation.verb](node.hardware, operation.arguments)
+            except Cannot as error:
+                outcome = Refused(str(error))
+            else:
+                if operation.verb in ENDS:
+                    node.hardware.ended.pop(operation.arguments.get("guest", -1), None)
+                if operation.verb in RESULTS:
+                    outcome = Done(RESULTS[operation.verb](node.hardware, operation.arguments))
         if changed:
             node.effects.setdefault(key, []).append(boots)
             if self.made is not None:

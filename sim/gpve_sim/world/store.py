@@ -131,6 +131,16 @@ class MemoryStore:
             found.add(name)
         return [rows[name,] for name in sorted(found)]
 
+    def sessions(self) -> list[Row]:
+        """As in `gpve.world.store.Store`."""
+        found = []
+        for row in self.find("session", {}):
+            node = self.tables["node"].get((row["node"],))
+            if node is not None:
+                told = {name: row[name] for name in ("node", "beat", "dead_at")}
+                found.append({**told, "alive": node["alive"]})
+        return found
+
     def changed(self, name: str) -> None:
         """A node's row was written or removed."""
         self._latest.pop(name, None)
@@ -232,7 +242,7 @@ class MemoryTx:
 
     def _check_unique(self, table: str, key: Key, row: Row, columns: Sequence[str]) -> None:
         old = self._store.tables[table].get(key)
-        if old is not None and all([old[column] == row[column] for column in columns]):
+        if old is not None and all(old[column] == row[column] for column in columns):
             return
         if self._store.find(table, {column: row[column] for column in columns}):
             raise ValueError(f"table {table}: a second row with {[row[column] for column in columns]}")

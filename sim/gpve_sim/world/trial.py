@@ -11,13 +11,13 @@ import simpy
 from gpve.model.kinds import KINDS
 from gpve.model.phases import GONE, MOVES
 from gpve.tasks.audit import audit
+from gpve.tasks.claims import charged
 from gpve.tasks.events import encode
 from gpve.tasks.flow import Flows
 from gpve.tasks.flows import FLOWS
 from gpve.tasks.flows.create import mac_of
 from gpve.tasks.flows.guests import charge, charged_for
 from gpve.tasks.ledger import Row, Tx, Work
-from gpve.tasks.records import charged
 from gpve.tasks.state import CLOSED, Status
 from gpve.tasks.submit import request
 from gpve.world.placer import Placer
@@ -105,26 +105,35 @@ def cast_of(flow: str, seed: int) -> tuple[str, str]:
     elif kind == "volume":
         kind, operation = "vm", "volume-attach"
     elif kind == "node":
-        kind, operation = "vm", "migrate"
+        kind, operation = "vm", "recover" if operation == "rejoin" else "migrate"
     phases = sorted(MOVES[kind][operation].before - {GONE}) or ["stopped"]
     return kind, phases[turn % len(phases)]
 
 
 def populate(world: World, seed: int, flow: str = "vm_create") -> None:
-    """Three nodes, a network, a VM that runs on node a, an agent that never ran, and a guest for the flow."""
+    """Three nodes, a network, a VM that runs on node a, an agent that never ran, and a guest for the flow.
+
+    A guest to be recovered was on a node that is dead, and has ended it; a node that rejoins was dead, has something
+    left of the VM that is on node a by now, and does not run the guest that should run on it.
+    """
     shape = seed % SHAPES
     none = {"gpu_count": 0, "gpu_milli": 0, "ha": False}
     kind, phase = cast_of(flow, seed)
-    home = "a" if flow == "node_drain" else "b"
+    home = {"node_drain": "a", "node_rejoin": "c"}.get(flow, "b")
+    dead = home if flow == "node_rejoin" or flow.endswith("_recover") else None
     vm = {"cpu_milli": 2000 + shape % 5 * 100, "memory_mib": 2048, **none}
     agent = {"cpu_milli": 500, "memory_mib": 512 + shape % 3, **none}
     cast = {"cpu_milli": 1000 + shape % 3 * 100, "memory_mib": 1024, **none, "snapshots": ["old", "older"]}
     if kind == "vcluster":
         cast["version"] = "v1.30.1"
+    if flow.endswith("_recover"):
+        # What is put back at each node's own disks does not follow.
+        cast |= {"ha": True, "snapshots": []}
 
     def write(tx: Tx) -> None:
         for name in NODES:
-            tx.put("node", node_row(name) | {"open": flow != "node_open" or name != "c"})
+            is_open = flow != "node_open" or name != "c"
+            tx.put("node", node_row(name) | {"open": is_open, "alive": name != dead})
         for network in ("lan", "spare"):
             tx.put("network", {"name": network, "kind": "bridge", "task": None})
         volume = {"guest": None, "pool": "local", "node": "b", "size_gib": 8, "task": None}
@@ -134,6 +143,8 @@ def populate(world: World, seed: int, flow: str = "vm_create") -> None:
         add_guest(tx, CAST, kind, phase, home, cast)
         if kind == "vm":
             tx.put("volume", {**volume, "id": "data", "guest": CAST, "node": home})
+        if flow == "node_rejoin":
+            tx.put("debris", {"node": "c", "guest": 100})
 
     for error in world.store.transact([Work(write)]):
         if error is not None:
@@ -143,6 +154,10 @@ def populate(world: World, seed: int, flow: str = "vm_create") -> None:
     world.nodes.by_name["b"].hardware.volumes["spare"] = None
     if kind == "vm":
         world.nodes.by_name[home].hardware.volumes["data"] = CAST
+    if dead is not None:
+        world.nodes.by_name[dead].hardware.power_loss()
+    if flow == "node_rejoin":
+        install(world.nodes.by_name["c"].hardware, 100, "vm", "stopped", vm)
 
 
 def add_guest(tx: Tx, number: int, kind: str, phase: str, node: str | None, spec: dict[str, Any]) -> None:
@@ -166,6 +181,8 @@ def add_guest(tx: Tx, number: int, kind: str, phase: str, node: str | None, spec
 
 def install(hardware: Hardware, number: int, kind: str, phase: str, spec: dict[str, Any]) -> None:
     """The same guest on its node."""
+    if spec["ha"]:
+        hardware.ha.add(number)
     state = "defined" if phase == "stopped" else phase
     if kind != "agent" or phase != "stopped":
         hardware.ports[number, "lan"] = mac_of(number, 0)
