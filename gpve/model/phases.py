@@ -73,6 +73,7 @@ MOVES: dict[str, dict[str, Move]] = {
         ("create", GONE, "creating", "stopped|running"),
         ("start", "stopped", "starting", "running"),
         ("stop", "running|paused", "stopping", "stopped"),
+        ("restart", "running|paused", "restarting", "running"),
         ("pause", "running", "pausing", "paused"),
         ("resume", "paused", "resuming", "running"),
         ("checkpoint", "running|paused|stopped", "checkpointing", SAME),

@@ -7,7 +7,7 @@ in a transaction that finds the very beat that it saw last; from then on beats a
 a guest is started elsewhere, its first node has ended it: the one assumption is that clocks run at about the same rate.
 
 Guests without ``ha`` are left alone: behind a cut cable they go on. A node that comes back, or was started anew, joins
-again by the flow `node_rejoin`, which removes what has moved elsewhere and finds out what still runs.
+again by the flow `node_rejoin`, which removes what has moved elsewhere; `node_survey` finds out what still runs.
 """
 
 import json

@@ -39,6 +39,10 @@ class At(StrEnum):
     UNDONE = "undone"
 
 
+AT_ONCE = float("-inf")
+"""A time that is over, whatever the store's clock says."""
+
+
 @dataclass(slots=True)
 class StepState:
     """One step of one task."""
@@ -48,7 +52,7 @@ class StepState:
     """In the present direction."""
     since: float = 0.0
     """First attempt in the present direction."""
-    retry_at: float = 0.0
+    retry_at: float = AT_ONCE
     """Not before this time."""
     completed: int = -1
     """Position in the log at which its forward direction last moved: what reverse order means."""
@@ -231,7 +235,7 @@ def _apply_to_step(state: TaskState, step: StepState, event: Event) -> None:
         case Kind.REFUSED:
             step.reached = data["reached"] or step.doubt or step.attempts > 1
             step.at = At.REFUSED
-            step.retry_at = data.get("retry_at", 0.0)
+            step.retry_at = data.get("retry_at", AT_ONCE)
             if "retry_at" not in data:
                 step.failed = data["reason"]
         case Kind.UNKNOWN:
@@ -243,7 +247,7 @@ def _apply_to_step(state: TaskState, step: StepState, event: Event) -> None:
                 step.failed = data["reason"]
         case Kind.UNDOING:
             step.at = At.UNDOING
-            step.attempts, step.since, step.retry_at = 1, event.at, 0.0
+            step.attempts, step.since, step.retry_at = 1, event.at, AT_ONCE
             step.tombstone = data["tombstone"]
         case Kind.UNDONE:
             step.at = At.UNDONE

@@ -67,8 +67,8 @@ class _Active:
     state: TaskState
     inbox: list[Observation] = field(default_factory=list)
     due: float = NEVER
-    sent: dict[tuple[str, Direction], float] = field(default_factory=dict)
-    """When an answer to the operation of (step, direction) is no longer expected."""
+    sent: dict[tuple[str, Direction], tuple[float, str]] = field(default_factory=dict)
+    """By (step, direction): when an answer is no longer expected, and of which node."""
     asked: dict[str, Question] = field(default_factory=dict)
     busy: bool = False
 
@@ -82,6 +82,8 @@ class Worker:
         self.name, self.incarnation, self.flows, self.rules = name, incarnation, flows, rules
         self._around = Surroundings(rules.seed, holds)
         self._watch = Watch(rules.node_lease_s, rules.node_margin_s)
+        self._boots: dict[str, str] = {}
+        """By node: which start of it beat last, as far as this engine heard."""
         self._carrying: dict[OpKey, float] = {}
         """Operations sent for other engines, and until when an answer is expected."""
         self.outgoing: list[Operation] = []
@@ -220,6 +222,13 @@ class Worker:
     def hear(self, node: str, boot: str, then: Callable[[bool], None]) -> None:
         """A node beats; ``then`` is told whether the beat was written and gives it a lease."""
 
+        if self._boots.get(node, boot) != boot:
+            # What it was doing is over, and nobody will hear of it.
+            for active in self._active.values():
+                for key in [key for key, (_, at) in active.sent.items() if at == node]:
+                    self._unanswered(active, key, "the node was started anew")
+        self._boots[node] = boot
+
         def run(tx: Tx) -> bool:
             return renew(tx, node, boot, self.incarnation)
 
@@ -293,19 +302,22 @@ class Worker:
     def _waits_for(self, at: float, task: int) -> bool:
         """Whether a task still has something that falls due at that time: timers are set often and never taken back."""
         active = self._active.get(task)
-        return active is not None and (active.due == at or at in active.sent.values())
+        return active is not None and (active.due == at or any(at == until for until, _ in active.sent.values()))
 
     def _ring(self, task: int, now: float) -> None:
         """Something of a task may be due."""
         active = self._active.get(task)
         if active is None:
             return
-        for (step, direction), until in list(active.sent.items()):
+        for key, (until, _) in list(active.sent.items()):
             if now >= until:
-                del active.sent[step, direction]
-                self._observe(active, Observation(step, direction, Unknown("no answer in time")))
+                self._unanswered(active, key, "no answer in time")
         if now >= active.due:
             self._ready[task] = None
+
+    def _unanswered(self, active: _Active, key: tuple[str, Direction], why: str) -> None:
+        del active.sent[key]
+        self._observe(active, Observation(*key, Unknown(why)))
 
     def reborn(self, incarnation: str) -> None:
         """The store broke in the middle: nobody knows what was committed. Start anew, and claim like anybody else."""
@@ -377,11 +389,12 @@ class Worker:
             active.due = self._now + max(LEAST_S, result.wake_at - result.now)
             heapq.heappush(self._timers, (active.due, task))
         due = {(operation.step, operation.direction): operation for operation in result.operations}
-        active.sent = {key: until for key, until in active.sent.items() if key in due}
+        active.sent = {key: sent for key, sent in active.sent.items() if key in due}
         for key, operation in due.items():
             if key not in active.sent:
-                active.sent[key] = self._now + operation.attempt_s
-                heapq.heappush(self._timers, (active.sent[key], task))
+                until = self._now + operation.attempt_s
+                active.sent[key] = until, operation.node
+                heapq.heappush(self._timers, (until, task))
                 self.outgoing.append(operation)
         new = [question for question in result.questions if question.step not in active.asked]
         active.asked = {question.step: question for question in result.questions}

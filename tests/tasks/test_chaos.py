@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -16,10 +17,12 @@ from typer.testing import CliRunner
 
 from gpve.cli.main import app
 from gpve.model.errors import InputError
-from gpve.tasks import advance, lease, machine, operations, worker
+from gpve.tasks import advance, ha, lease, machine, operations, worker
 from gpve.tasks.flows import FLOWS
 
 SEEDS = 150
+OF_HA = {"vm_recover", "vcluster_recover", "agent_recover", "node_rejoin", "node_survey"}
+"""Flows that high availability asks for."""
 PARTS = 6
 
 
@@ -43,10 +46,23 @@ def test_random_worlds_are_clean(part: int) -> None:
 def test_plans_reach_everything() -> None:
     """Chaos is worth nothing if it never asks, or if nothing befalls."""
     plans = [make_plan(seed) for seed in range(400)]
-    assert {wish.what for plan in plans for wish in plan.wishes} == {*FLOWS.names, "cancel", "again"}
+    asked = set(FLOWS.names) - {"node_rejoin", "node_survey"}
+    assert {wish.what for plan in plans for wish in plan.wishes} == {*asked, "cancel", "again"}
     befell = {mishap.what for plan in plans for mishap in plan.mishaps}
-    assert befell == {*map(str, Fault), "power", "cut", "crash", "pause", "store down", "clock"}
+    assert befell == {*map(str, Fault), "power", "cut", "crash", "pause", "store down", "clock", "part"}
     assert any(None not in plan.engines for plan in plans)
+    assert 100 < sum(plan.ha for plan in plans) < 250
+    assert {mishap.what for plan in plans if plan.ha for mishap in plan.mishaps} == befell
+
+
+def test_high_availability_is_reached() -> None:
+    """Worlds whose nodes beat declare nodes dead, recover guests, and take nodes back."""
+    flows: Counter[str] = Counter()
+    for seed in range(80):
+        plan = make_plan(seed)
+        if plan.ha:
+            flows.update(run_plan(plan).flows)
+    assert flows.keys() >= OF_HA
 
 
 def test_same_seed_same_log_in_two_processes() -> None:
@@ -109,6 +125,21 @@ def test_a_commit_step_in_doubt_is_resumed_as_what_it_is() -> None:
     report = run_plan(plan_of([Wish(0, 0.5, "vm_migrate", 0, {"guest": 100})], away, VM), every=1)
     assert report.findings == []
     assert report.tasks == {"done": 1}
+    assert report.resumed > 0
+
+
+def test_what_may_still_run_behind_a_cut_cable_is_not_started_elsewhere() -> None:
+    """Somebody asks for the recovery of a guest without ha, whose node was declared dead."""
+    wish = Wish(0, 60.0, "vm_recover", 0, {"guest": 100})
+    plan = plan_of([wish], [Mishap(5.0, "cut", "n0", 200.0)], VM)
+    assert run_plan(replace(plan, ha=True)).findings == []
+    assert run_plan(replace(plan, ha=True)).answers == {0: "Forbidden"}
+
+
+def test_a_guest_of_a_stuck_task_is_looked_after_when_the_task_is_over() -> None:
+    """The node is back long before the task is resumed, and the guest does not run any more."""
+    report = run_plan(make_plan(766))
+    assert report.findings == []
     assert report.resumed > 0
 
 
@@ -190,6 +221,34 @@ def test_a_lock_is_released_early(monkeypatch) -> None:
     monkeypatch.setattr(worker, "take", lambda tx, *given: early(tx, lease.take(tx, *given)))
     monkeypatch.setattr(worker, "take_new", lambda tx, *given: early(tx, lease.take_new(tx, *given)))
     small(*caught(20), wishes=1, mishaps=1)
+
+
+def test_a_node_is_declared_dead_too_early(monkeypatch) -> None:
+    """Before its lease is over, so while it still runs what is started elsewhere."""
+    look = ha.Watch.look
+
+    def hasty(self, rows, now):
+        self.margin_s = 1.0 - self.lease_s
+        return look(self, rows, now)
+
+    monkeypatch.setattr(ha.Watch, "look", hasty)
+    plan, finding = caught(400)
+    assert "runs on" in finding
+    small(plan, finding, wishes=2, mishaps=2)
+
+
+def test_a_dead_node_gets_a_lease_and_starts_its_guests_a_second_time(monkeypatch) -> None:
+    renew = worker.renew
+    monkeypatch.setattr(worker, "renew", lambda tx, node, boot, engine: renew(tx, node, boot, engine) or True)
+    plan, finding = caught(600)
+    assert "runs on" in finding
+    small(plan, finding, wishes=2, mishaps=3)
+
+
+def test_a_stale_epoch_is_accepted_by_nodes(monkeypatch) -> None:
+    """The store compares epochs; a node that does not lets an owner of yesterday have its way."""
+    monkeypatch.setattr(nodes, "admit", accept_stale)
+    small(*caught(1500), wishes=4, mishaps=4)
 
 
 def test_the_journal_forgets_what_is_done(monkeypatch) -> None:

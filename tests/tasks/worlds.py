@@ -51,7 +51,7 @@ def run(world: World, until: float = 20_000.0) -> list[str]:
     """Run until every task is closed or stuck, and what is on its way has arrived; what the audit finds then."""
     while world.env.now < until and not over(world):
         world.env.run(world.env.now + 10.0)
-    world.stopped = True
+    world.stop()
     world.env.run()
     return [*world.findings, *audit(world.store.rows, world.flows)]
 

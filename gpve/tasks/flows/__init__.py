@@ -5,6 +5,7 @@ from gpve.tasks.flows.agent_checkpoint import agent_checkpoint
 from gpve.tasks.flows.agent_create import agent_create
 from gpve.tasks.flows.agent_delete import agent_delete
 from gpve.tasks.flows.agent_pause import agent_pause
+from gpve.tasks.flows.agent_restart import agent_restart
 from gpve.tasks.flows.agent_restore import agent_restore
 from gpve.tasks.flows.agent_resume import agent_resume
 from gpve.tasks.flows.agent_start import agent_start
@@ -16,6 +17,7 @@ from gpve.tasks.flows.network_detach import network_detach
 from gpve.tasks.flows.node_drain import node_drain
 from gpve.tasks.flows.node_open import node_open
 from gpve.tasks.flows.node_rejoin import node_rejoin
+from gpve.tasks.flows.node_survey import node_survey
 from gpve.tasks.flows.recover import agent_recover, vcluster_recover, vm_recover
 from gpve.tasks.flows.vcluster_clone import vcluster_clone
 from gpve.tasks.flows.vcluster_create import vcluster_create
@@ -54,6 +56,7 @@ FLOWS = Flows(
         agent_delete,
         agent_pause,
         agent_recover,
+        agent_restart,
         agent_restore,
         agent_resume,
         agent_start,
@@ -65,6 +68,7 @@ FLOWS = Flows(
         node_drain,
         node_open,
         node_rejoin,
+        node_survey,
         vcluster_clone,
         vcluster_create,
         vcluster_delete,

@@ -1,38 +1,48 @@
-"""A node's return: what the flow `node_rejoin` changes in the store."""
+"""A node's return: what the flows `node_rejoin` and `node_survey` change in the store."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from gpve.tasks.claims import release
 from gpve.tasks.errors import Refuse
-from gpve.tasks.flows.agent_start import agent_start
+from gpve.tasks.flow import Flow
+from gpve.tasks.flows.agent_restart import agent_restart
+from gpve.tasks.flows.agent_stop import agent_stop
 from gpve.tasks.flows.guests import OnGuest
+from gpve.tasks.flows.node_survey import NodeSurvey, node_survey
 from gpve.tasks.flows.vcluster_start import vcluster_start
 from gpve.tasks.flows.vm_start import vm_start
 from gpve.tasks.ledger import Row, Tx
-from gpve.tasks.state import CLOSED, Status
+from gpve.tasks.state import Status
 from gpve.tasks.submit import Request, cancel, submit
 
-START = {"vm": vm_start, "vcluster": vcluster_start, "agent": agent_start}
+START = {"vm": vm_start, "vcluster": vcluster_start}
 
 
 def settle(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """No task is at work on a guest of ``node``; recoveries that may still be called back are.
+    """No task is at work on ``guests`` of ``node`` (None: all); recoveries that may still be called back are.
+
+    Of all guests, those in the hands of stuck tasks are left for a survey of their own, which has more patience.
 
     The result: ``here``, the guests that should run there, with the revisions of their rows, and ``left``, those that
     are elsewhere by now. Raises `Refuse` until it is so.
     """
     node = arguments["node"]
-    claimed = [tx.get("guest", claim["guest"]) for claim in tx.where("claim", node=node)]
-    guests = [guest for guest in claimed if guest is not None]
-    busy = [other for guest in guests if (other := _at_work(tx, guest)) is not None]
+    wanted = [claim["guest"] for claim in tx.where("claim", node=node)]
+    if arguments["guests"] is not None:
+        wanted = [number for number in wanted if number in arguments["guests"]]
+    guests = [guest for number in wanted if (guest := tx.get("guest", number)) is not None]
+    at_work = [(guest, other) for guest in guests if (other := _at_work(tx, guest)) is not None]
+    busy = [other for _, other in at_work if arguments["guests"] is not None or other["status"] != Status.STUCK]
     for other in busy:
         if _recovers(other) and not other["committed"] and other["cancel"] is None:
             cancel(tx, other["id"], f"node {node} came back")
     if busy:
         told = ", ".join(str(other["id"]) for other in busy[:8])
         raise Refuse(f"guests of node {node} are in the hands of tasks {told}", again=True)
+    if at_work:
+        left_to_itself = NodeSurvey(node=node, guests=tuple(guest["id"] for guest, _ in at_work))
+        submit(tx, Request(node_survey, left_to_itself, actor="ha"))
     here = [[guest["id"], guest["revision"]] for guest in guests if guest["phase"] in ("running", "paused")]
     return {"here": here, "left": [row["guest"] for row in tx.where("debris", node=node)]}
 
@@ -49,29 +59,39 @@ def revive(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
     node = tx.get("node", name)
     if node is not None and not leaving and not tx.where("debris", node=name):
         tx.put("node", {**node, "alive": True, "version": node["version"] + 1})
+        submit(tx, Request(node_survey, NodeSurvey(node=name), actor="ha"))
     return {}
 
 
 def report(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The guests of ``lost`` (number, revision) do not run on ``node``: they are stopped. Those with ha are started."""
+    """The guests of ``lost`` (number, revision) do not run on ``node``: they are stopped, and those with ha started."""
+    doubt = []
     for number, revision in arguments["lost"]:
         guest = tx.get("guest", number)
-        if guest is None or guest["revision"] != revision:
-            # Somebody was at work on it since, and knows better.
+        if guest is None:
             continue
-        if guest["kind"] == "agent":
-            # A stopped agent claims nothing.
-            release(tx, task, {"guest": number, "node": arguments["node"]})
-        tx.put("guest", {**guest, "phase": "stopped"})
-        if json.loads(guest["spec"])["ha"]:
-            submit(tx, Request(START[guest["kind"]], OnGuest(guest=number), guest["project"], "ha"))
+        if guest["revision"] != revision:
+            # Somebody was at work on it since: who knows whether it runs now?
+            doubt.append(number)
+            continue
+        ha, kind = json.loads(guest["spec"])["ha"], guest["kind"]
+        flow: Flow | None
+        if kind == "agent":
+            # What is left of its sandbox has to go in any case.
+            flow = agent_restart if ha else agent_stop
+        else:
+            tx.put("guest", {**guest, "phase": "stopped"})
+            flow = START[kind] if ha else None
+        if flow is not None:
+            submit(tx, Request(flow, OnGuest(guest=number), guest["project"], "ha"))
+    if doubt:
+        submit(tx, Request(node_survey, NodeSurvey(node=arguments["node"], guests=tuple(doubt)), actor="ha"))
     return {}
 
 
 def _at_work(tx: Tx, guest: Row) -> Row | None:
-    """The task that works on a guest, unless it is stuck and waits for an operator."""
-    other = None if guest["task"] is None else tx.get("task", guest["task"])
-    return None if other is None or other["status"] in (*CLOSED, Status.STUCK) else other
+    """The task that works on a guest."""
+    return None if guest["task"] is None else tx.get("task", guest["task"])
 
 
 def _recovers(task: Row) -> bool:

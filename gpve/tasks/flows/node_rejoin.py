@@ -1,21 +1,17 @@
-"""A node that was declared dead comes back: it removes what moved elsewhere, takes guests again, and says what runs.
+"""A node that was declared dead comes back: it removes what moved elsewhere, and takes guests again.
 
 While guests of the node are in the hands of tasks, it waits for them; recoveries that are not past their commit point
-are called back, for the guest is at home again. At the end the store says of every guest that did not survive that it
-is stopped, and those with ``ha`` are started.
+are called back, for the guest is at home again. What became of the other guests is the business of `node_survey`.
 """
 
 from typing import Any
 
 from gpve.tasks.errors import Forbidden, NotFound
-from gpve.tasks.flow import Body, Command, Context, Flow, InStore, Lock, OnNode, Opened, Retry, Step
+from gpve.tasks.flow import Body, Command, Context, Flow, InStore, OnNode, Opened, Step
 from gpve.tasks.flows.create import NodeName
+from gpve.tasks.flows.node_survey import FOR_EVER_S, PATIENT, close, locks
 from gpve.tasks.ledger import Tx
 from gpve.tasks.state import CLOSED
-
-LOOK_S = 5.0
-"""How often it looks whether the tasks that it waits for are over."""
-PATIENT = Retry(first_s=LOOK_S, factor=1.0, longest_s=LOOK_S)
 
 
 class NodeRejoin(Body):
@@ -26,33 +22,18 @@ class NodeRejoin(Body):
 
 def settle(node: Context) -> Command:
     """Call recoveries back, and wait for the tasks of the node's guests."""
-    return InStore("node.settle", {"node": node.body.node})
+    return InStore("node.settle", {"node": node.body.node, "guests": None})
 
 
 def clean(node: Context) -> Command:
     """Remove what is left of guests that are elsewhere."""
-    return _on(node, "node.clean", guests=node.results["settle"]["left"])
+    left = node.results["settle"]["left"]
+    return OnNode(node.body.node, "node.clean", {"guests": left}, f"node/{node.body.node}")
 
 
 def revive(node: Context) -> Command:
-    """It takes guests again."""
+    """It takes guests again, and is asked what runs."""
     return InStore("node.revive", {"node": node.body.node, "left": node.results["settle"]["left"]})
-
-
-def look(node: Context) -> Command:
-    """Ask the node what runs."""
-    return _on(node, "node.look", guests=[guest for guest, _ in node.results["settle"]["here"]])
-
-
-def report(node: Context) -> Command:
-    """Write down what did not survive."""
-    here, runs = node.results["settle"]["here"], node.results["look"]["runs"]
-    lost = [[guest, revision] for guest, revision in here if guest not in runs]
-    return InStore("node.report", {"node": node.body.node, "lost": lost})
-
-
-def _on(node: Context, verb: str, **arguments: Any) -> OnNode:
-    return OnNode(node.body.node, verb, arguments, f"node/{node.body.node}")
 
 
 def open_(tx: Tx, wish: Any, task: int) -> Opened:
@@ -69,15 +50,6 @@ def open_(tx: Tx, wish: Any, task: int) -> Opened:
     return Opened(name)
 
 
-def locks(target: Any, body: Any) -> list[Lock]:
-    """None: claims guard a node, and `open_` keeps out a second return."""
-    return []
-
-
-def close(tx: Tx, node: Context, done: bool) -> None:
-    """`Flow.close`: the steps have said it all."""
-
-
 node_rejoin = Flow(
     "node_rejoin",
     version=1,
@@ -85,11 +57,10 @@ node_rejoin = Flow(
     open=open_,
     locks=locks,
     close=close,
+    deadline_s=FOR_EVER_S,
     steps=[
-        Step("settle", settle, commit=True, retry=PATIENT),
+        Step("settle", settle, commit=True, retry=PATIENT, deadline_s=FOR_EVER_S),
         Step("clean", clean),
         Step("revive", revive),
-        Step("look", look),
-        Step("report", report),
     ],
 )

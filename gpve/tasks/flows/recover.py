@@ -4,9 +4,12 @@ The start is the commit point. What the guest claimed on its first node is given
 it there is noted, for the node to remove when it comes back. Nobody asks for this flow but high availability itself.
 """
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 from gpve.tasks.errors import Forbidden
+from gpve.tasks.events import encode
 from gpve.tasks.flow import Command, Context, Flow, InStore, Place, Step
 from gpve.tasks.flows.agent_start import confine, open_workspace, unconfine
 from gpve.tasks.flows.agent_start import start as start_agent
@@ -26,8 +29,8 @@ def place(guest: Context) -> Command:
 
 
 def map_volumes(guest: Context) -> Command:
-    """The new node takes its volumes out of their shared pool."""
-    return on(guest, "volume.map", volumes=volumes(guest))
+    """The new node takes its volumes out of their shared pool, with the snapshots that are in them."""
+    return on(guest, "volume.map", volumes=volumes(guest), snapshots=list(spec(guest).get("snapshots", ())))
 
 
 def unmap_volumes(guest: Context) -> Command:
@@ -55,12 +58,20 @@ def _before(guest: Context) -> str:
 
 
 def _dead(tx: Tx, guest: Row, body: Any) -> None:
+    name = f"recover {guest['kind']} {guest['id']}"
     node = tx.get("node", guest["node"])
     if node is not None and node["alive"]:
-        raise Forbidden(f"recover {guest['kind']} {guest['id']}", f"on node {guest['node']}, which is alive", ())
+        raise Forbidden(name, f"on node {guest['node']}, which is alive", ())
+    if not json.loads(guest["spec"])["ha"]:
+        raise Forbidden(name, f"without ha: who knows whether node {guest['node']} still runs it", ())
 
 
-def _flow(kind: str, steps: list[Step]) -> Flow:
+def _without_snapshots(tx: Tx, agent: Context, row: Row) -> Row:
+    """Checkpoints of an agent are in its workspace, and that is lost."""
+    return {**row, "spec": encode({**json.loads(row["spec"]), "snapshots": []})}
+
+
+def _flow(kind: str, steps: list[Step], after: Callable[[Tx, Context, Row], Row] | None = None) -> Flow:
     return Flow(
         f"{kind}_recover",
         version=1,
@@ -68,7 +79,7 @@ def _flow(kind: str, steps: list[Step]) -> Flow:
         open=begin(kind, "recover", _dead),
         locks=only_guest,
         read=read,
-        close=end("recover"),
+        close=end("recover", after),
         steps=[
             Step("place", place, undo=unplace, waits=True),
             *steps,
@@ -104,6 +115,7 @@ agent_recover = _flow(
         Step("sandbox", confine, undo=unconfine),
         Step("start", start_agent, commit=True),
     ],
+    after=_without_snapshots,
 )
 RECOVER = {"vm": vm_recover, "vcluster": vcluster_recover, "agent": agent_recover}
 """By kind."""

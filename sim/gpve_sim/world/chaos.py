@@ -6,6 +6,7 @@ nothing is left anywhere, every effect was made once, and each node has what the
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ from gpve_sim.world.chaos_look import at_rest
 from gpve_sim.world.chaos_plan import FIRST_GUEST, Mishap, Plan, Resident, Wish
 from gpve_sim.world.engine import SimEngine, World
 from gpve_sim.world.faults import Fault, Faults
+from gpve_sim.world.hardware import RUNS
 from gpve_sim.world.nodes import SimNodes
 from gpve_sim.world.store import MemoryStore, MemoryTx
 from gpve_sim.world.sweeping import best_fit
@@ -49,6 +51,8 @@ class Report:
     findings: list[str]
     tasks: dict[str, int]
     """How many ended how."""
+    flows: dict[str, int]
+    """How many followed which flow."""
     answers: dict[int, str]
     """To each wish: the task, or the kind of error."""
     met: int
@@ -107,7 +111,7 @@ class _Chaos:
         self.outages = [mishap for mishap in plan.mishaps if mishap.what not in faults]
         self.faults = _Armed(env, [mishap for mishap in plan.mishaps if mishap.what in faults])
         self.store = _WatchedStore(lambda: env.now + self.jumped)
-        self.nodes = SimNodes(env, [node.name for node in plan.nodes], self.faults)
+        self.nodes = SimNodes(env, [node.name for node in plan.nodes], self.faults, leases=plan.ha)
         self.world = World(env, self.store, self.nodes, best_fit, FLOWS, self.faults)
         self.findings: list[str] = []
         self.rows: dict[int, Row] = {}
@@ -124,6 +128,9 @@ class _Chaos:
         for at, held in enumerate(self.plan.engines):
             engine = SimEngine(self.world, f"engine-{at}", None if held is None else frozenset(held))
             self.world.engines.append(engine)
+        if self.plan.ha:
+            self.nodes.restarted = lambda node, guest: self._runs_once(guest, f"{node} had its lease again")
+            self.world.beat()
         for wish in self.plan.wishes:
             self.env.process(self._ask(wish))
         for mishap in self.outages:
@@ -133,13 +140,13 @@ class _Chaos:
             self._look_at_the_end()
         log = self.store.rows("event")
         told = [*map(encode, log), encode({str(n): a for n, a in sorted(self.answers.items())}), *self.effects]
-        tasks: dict[str, int] = {}
-        for row in self.store.rows("task"):
-            tasks[row["status"]] = tasks.get(row["status"], 0) + 1
+        rows = self.store.rows("task")
+        tasks, flows = (dict(Counter(row[column] for row in rows)) for column in ("status", "flow"))
         return Report(
             self.plan.seed,
             list(dict.fromkeys(self.findings))[:MOST],
             tasks,
+            flows,
             self.answers,
             len(self.outages) + self.faults.met,
             self.resumed,
@@ -155,7 +162,7 @@ class _Chaos:
         none = {"gpu_count": 0, "gpu_milli": 0, "ha": False}
 
         def made_of(resident: Resident) -> dict[str, Any]:
-            spec = {"cpu_milli": 1000, "memory_mib": 1024, **none, "snapshots": ["old"]}
+            spec = {"cpu_milli": 1000, "memory_mib": 1024, **none, "snapshots": ["old"], "ha": resident.ha}
             return spec | ({"version": "v1.30.1"} if resident.kind == "vcluster" else {})
 
         def write(tx: Tx) -> None:
@@ -260,6 +267,9 @@ class _Chaos:
                 self.nodes.power_loss(mishap.subject, mishap.for_s)
             case "cut":
                 self.nodes.cut_off(mishap.subject, mishap.for_s)
+            case "part":
+                node, engine = mishap.subject.split("/")
+                self.world.engines[int(engine)].part(node, mishap.for_s)
             case "crash":
                 self.world.engines[int(mishap.subject)].crash()
             case "pause":
@@ -282,17 +292,24 @@ class _Chaos:
                 continue
             stuck = [row["id"] for row in tasks if row["status"] == Status.STUCK]
             still = [row["id"] for row in tasks if row["status"] not in (*CLOSED, Status.STUCK)]
-            if not stuck and not still:
+            if not stuck and not still and self._all_back(over_at):
                 break
             for task in stuck:
                 self.resumed += 1
                 self.store.transact([Work(partial(resume, task=task))])
             if self.env.now > over_at + PATIENCE_S:
                 self.store.transact([Work(partial(cancel, task=task, reason="late")) for task in still])
-        self.world.stopped = True
+        self.world.stop()
         if not self.findings:
             # What is still on its way arrives.
             self.env.run()
+
+    def _all_back(self, over_at: float) -> bool:
+        """Whether nothing is left for high availability to find out."""
+        rules = self.world.rules
+        found_by = over_at + rules.node_lease_s + rules.node_margin_s + 3.0 * rules.sweep_s
+        alive = all(row["alive"] for row in self.store.tables["node"].values())
+        return not self.plan.ha or (self.env.now > found_by and alive)
 
     # What must be true.
 
@@ -307,11 +324,13 @@ class _Chaos:
 
     def _after_effect(self, operation: Operation) -> None:
         self.effects.append(f"{self.env.now:.6f} {operation.node} {operation.task} {operation.verb}")
-        guest = operation.arguments.get("guest")
-        for kind in ("machines", "planes", "sandboxes"):
+        self._runs_once(operation.arguments.get("guest"), operation.verb)
+
+    def _runs_once(self, guest: Any, after: str) -> None:
+        for kind in RUNS:
             on = [n for n, node in self.nodes.by_name.items() if getattr(node.hardware, kind).get(guest) == "running"]
             if len(on) > 1:
-                self._find(f"guest {guest} runs on {' and '.join(on)} after {operation.verb}")
+                self._find(f"guest {guest} runs on {' and '.join(on)} after {after}")
 
     def _look_at_the_end(self) -> None:
         for row in self.store.rows("task"):
@@ -322,7 +341,8 @@ class _Chaos:
         for name, node in self.nodes.by_name.items():
             for key, count in node.made_twice():
                 self._find(f"{count} effects of task {key[0]}, {key[1]}, {key[2]} on node {name}")
-        power_lost = any(node.boots for node in self.nodes.by_name.values())
+        # Where nodes beat, whatever they lost is found out.
+        power_lost = not self.plan.ha and any(node.boots for node in self.nodes.by_name.values())
         self.findings += at_rest(self.store.rows, inventory, power_lost)
 
 

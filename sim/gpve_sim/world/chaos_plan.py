@@ -20,7 +20,8 @@ HORIZON_S = 400.0
 """By then everything has been asked for."""
 ALONE = ("volume_create", "volume_delete", "network_create", "network_delete", "node_drain", "node_open")
 """Flows that are about no guest."""
-OUTAGES = ("power", "cut", "crash", "pause", "store down", "clock")
+DRAWN = ("power", "cut", "crash", "pause", "store down", "clock")
+OUTAGES = (*DRAWN, "part")
 """Mishaps that befall a part of the world, whatever it does; the others wait for a command (`Fault`)."""
 
 
@@ -41,6 +42,7 @@ class Resident:
     kind: str
     phase: str
     node: str
+    ha: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Mishap:
     at: float
     what: str
     subject: str = ""
-    """The node or engine; of a fault: do or undo, if it waits for that."""
+    """The node or engine (both: node/engine); of a fault: do or undo, if it waits for that."""
     for_s: float = 0.0
     """How long; of a clock: how far it jumps."""
 
@@ -82,6 +84,8 @@ class Plan:
     guests_limit: int | None
     wishes: tuple[Wish, ...]
     mishaps: tuple[Mishap, ...]
+    ha: bool = False
+    """Whether the nodes beat, and dead ones are found."""
 
     def text(self) -> str:
         """As a file."""
@@ -100,6 +104,7 @@ def read_plan(file: Path) -> Plan:
             read["guests_limit"],
             tuple(Wish(**wish) for wish in read["wishes"]),
             tuple(Mishap(**mishap) for mishap in read["mishaps"]),
+            read.get("ha", False),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"not a plan of gpve chaos ({error})", file) from None
@@ -123,6 +128,8 @@ def make_plan(seed: int) -> Plan:
 class _Maker:
     def __init__(self, chance: random.Random, seed: int) -> None:
         self.chance, self.seed = chance, seed
+        self.luck = random.Random(f"chaos/ha/{seed}")
+        self.ha = self.luck.random() < 0.4
         self.nodes = tuple(
             Machine(f"n{at}", chance.choice((6, 8, 12, 16)), chance.choice((0, 0, 0, 2)))
             for at in range(chance.randint(3, 8))
@@ -151,10 +158,13 @@ class _Maker:
             if self.chance.random() < 0.15:
                 # A second operator, at the same moment or a little later.
                 self._ask(round(at + self.chance.choice((0.0, 0.05, 0.3)), 3), same=True)
-        mishaps = sorted((self._mishap() for _ in range(self.chance.randint(0, 14))), key=lambda m: m.at)
+        drawn = [self._mishap() for _ in range(self.chance.randint(0, 14))]
+        drawn += [self._parting() for _ in range(self.luck.choice((0, 0, 1, 3)))]
+        drawn += [self._long_outage() for _ in range(self.luck.choice((0, 1, 3)) if self.ha else 0)]
+        mishaps = sorted(drawn, key=lambda m: m.at)
         limit = self.chance.choice((None, None, len(residents) + 4))
         wishes = tuple(sorted(self.wishes, key=lambda wish: (wish.at, wish.number)))
-        return Plan(self.seed, self.nodes, self.engines, residents, limit, wishes, tuple(mishaps))
+        return Plan(self.seed, self.nodes, self.engines, residents, limit, wishes, tuple(mishaps), self.ha)
 
     def _moment(self) -> float:
         # Crowded at the beginning of some runs, spread over the others.
@@ -164,7 +174,10 @@ class _Maker:
         kind = self.chance.choice(KINDS)
         phase = self.chance.choice(("running", "running", "stopped", "paused" if kind == "agent" else "running"))
         self.guesses.append(_Guess(guest, kind, phase, ["old"]))
-        return Resident(guest, kind, phase, self.chance.choice(self.names))
+        return Resident(guest, kind, phase, self.chance.choice(self.names), self._is_ha())
+
+    def _is_ha(self) -> bool:
+        return self.ha and self.luck.random() < 0.5
 
     def _wish(self, at: float, what: str, body: dict[str, Any], of: int | None = None) -> int:
         number = len(self.wishes)
@@ -200,10 +213,17 @@ class _Maker:
         kind = self.chance.choice(KINDS)
         runs = self.chance.random() < 0.7
         networks = self.chance.sample(self.networks[:3], self.chance.randint(0, 2))
-        body = {"name": f"g{len(self.wishes)}", **self._size(), "autostart": runs, "networks": networks}
+        body: dict[str, Any] = {"name": f"g{len(self.wishes)}", **self._size(), "autostart": runs}
+        body |= {"networks": networks}
         body["node"] = self.chance.choice((None, None, self._node()))
         if kind == "vm":
             body["disks"] = [{"size_gib": 4 + disk} for disk in range(self.chance.randint(1, 2))]
+        if self._is_ha():
+            body["ha"] = True
+            if kind == "vm":
+                body["disks"] = [{**disk, "pool": "shared"} for disk in body["disks"]]
+            elif kind == "vcluster":
+                body["pool"] = "shared"
         if self.chance.random() < 0.15:
             body |= {"gpu_count": 1, "gpu_milli": self.chance.choice((500, 1000))}
         number = self._wish(at, f"{kind}_create", body)
@@ -267,11 +287,21 @@ class _Maker:
                 return {"network": self.chance.choice(self.networks)}
         return {}
 
+    def _parting(self) -> Mishap:
+        """A node and an engine lose each other, and nobody else."""
+        who = f"{self.luck.choice(self.names)}/{self.luck.randrange(len(self.engines))}"
+        return Mishap(round(self.luck.uniform(0.0, HORIZON_S), 3), "part", who, round(self.luck.uniform(1.0, 90.0), 3))
+
+    def _long_outage(self) -> Mishap:
+        """A node is away for long enough to be declared dead."""
+        what, who = self.luck.choice(("power", "cut")), self.luck.choice(self.names)
+        return Mishap(round(self.luck.uniform(0.0, HORIZON_S), 3), what, who, round(self.luck.uniform(30.0, 150.0), 3))
+
     def _mishap(self) -> Mishap:
         at = self._moment()
         if self.chance.random() < 0.6:
             return Mishap(at, str(self.chance.choice(list(Fault))), self.chance.choice(("", "", "do", "undo")))
-        what = self.chance.choice(OUTAGES)
+        what = self.chance.choice(DRAWN)
         for_s = round(self.chance.choice((2.0, 15.0, 70.0)) * self.chance.uniform(0.5, 1.5), 3)
         match what:
             case "power" | "cut":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import simpy
@@ -10,6 +11,7 @@ from gpve.tasks.advance import Operation
 from gpve.tasks.audit import audit
 from gpve.tasks.events import Kind
 from gpve.tasks.flow import Flows
+from gpve.tasks.ha import renew
 from gpve.tasks.ledger import Row, Work
 from gpve.tasks.outcome import Outcome
 from gpve.tasks.state import Status
@@ -57,12 +59,13 @@ class World:
     """Audit the store after every transaction; what is found goes to ``findings``."""
     findings: list[str] = field(default_factory=list)
     stopped: bool = False
-    """The engines end; what is on its way to a node still arrives."""
+    """As `stop` left it."""
 
     def beat(self) -> None:
-        """Let the nodes beat, a third of a lease apart, each to the engines that it talks to, in turn."""
+        """Let the nodes join, and beat, a third of a lease apart, each to the engines that it talks to, in turn."""
         every_s = self.rules.node_lease_s / 3.0
         for at, name in enumerate(self.nodes.names()):
+            self.store.transact([Work(partial(renew, node=name, boot="0", engine="nobody yet"))])
             self.nodes.grant(name, self.rules.node_lease_s)
             self._later(every_s * at / len(self.nodes.names()), self._beat, name, at)
 
@@ -94,6 +97,10 @@ class World:
         """Start the engines."""
         for number in range(engines):
             self.engines.append(SimEngine(self, f"engine-{number}"))
+
+    def stop(self) -> None:
+        """End the engines; what is on its way to a node still arrives, and what runs goes on running."""
+        self.stopped = self.nodes.still = True
 
     def submit(self, wish: Request, engine: int = 0) -> list[Any]:
         """Submit through an engine; the list gets the task's row, or the error, when it is known."""

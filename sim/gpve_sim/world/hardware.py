@@ -5,6 +5,7 @@ the oracle of "its effect happens once", or raises `Cannot` if the state does no
 is content if there is nothing to undo.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,7 @@ class Hardware:
     sizes: dict[int, str] = field(default_factory=dict)
     """VM: its cpu_milli/memory_mib."""
     boots: dict[int, int] = field(default_factory=dict)
-    """VM: the task that reset it last."""
+    """VM or agent: the task that reset it last."""
     planes: dict[int, str] = field(default_factory=dict)
     """vCluster: defined, running, paused, sleeping."""
     versions: dict[int, str] = field(default_factory=dict)
@@ -60,15 +61,15 @@ class Hardware:
                     self.ended[guest] = (kind, things[guest])
                     things[guest] = OFF[kind]
 
-    def restart_ha(self) -> list[int]:
-        """The lease is there again: what was ended runs again, unless somebody ended it for good meanwhile."""
+    def restart_ha(self, only: int | None = None) -> list[int]:
+        """What was ended (of one guest, or of all) runs again, unless it is gone meanwhile."""
         restarted = []
-        for guest, (kind, state) in sorted(self.ended.items()):
+        for guest in [only] if only is not None else sorted(self.ended):
+            kind, state = self.ended.pop(guest, ("machines", ""))
             things = getattr(self, kind)
-            if things.get(guest) == OFF[kind]:
+            if state and things.get(guest) == OFF[kind]:
                 things[guest] = state
                 restarted.append(guest)
-        self.ended.clear()
         return restarted
 
     def power_loss(self) -> None:
@@ -87,10 +88,6 @@ RUNS = ("machines", "planes", "sandboxes")
 """Kinds of things that run."""
 OFF = {"machines": "defined", "planes": "defined", "sandboxes": "ready"}
 """By kind: its state when it was ended."""
-ENDS = frozenset(("vm.stop", "vm.shutdown", "vm.undefine", "vm.discard", "vm.clean", "vcluster.stop"))
-ENDS |= {"vcluster.undefine", "agent.kill", "agent.unconfine", "agent.close", "agent.remove", "node.clean", "node.look"}
-ENDS |= {"volume.delete", "volume.erase", "volume.unmap", "port.unplug", "vcluster.unregister"}
-"""Verbs after which less runs, or nothing else: a node obeys them without a lease."""
 THINGS = (
     "volumes",
     "snapshots",
@@ -366,6 +363,7 @@ def _unconfine(node: Hardware, a: Arguments) -> bool:
     if node.sandboxes.get(a["guest"], "ready") != "ready":
         raise Cannot("its processes are there")
     node.ha.discard(a["guest"])
+    node.boots.pop(a["guest"], None)
     return _some(_drop(node.sandboxes, a["guest"]), _unplug(node, a))
 
 
@@ -375,8 +373,22 @@ def _start_agent(node: Hardware, a: Arguments) -> bool:
     return _set(node.sandboxes, a["guest"], "running")
 
 
+def _restart_agent(node: Hardware, a: Arguments) -> bool:
+    if a["guest"] not in node.workspaces:
+        raise Cannot("no workspace")
+    _mark(node, a)
+    made = [_plug(node, a), _set(node.sandboxes, a["guest"], "running"), _set(node.boots, a["guest"], a["boot"])]
+    return any(made)
+
+
 def _kill(node: Hardware, a: Arguments) -> bool:
     return a["guest"] in node.sandboxes and _set(node.sandboxes, a["guest"], "ready")
+
+
+def _map_volumes(node: Hardware, a: Arguments) -> bool:
+    """Volumes of a shared pool, with the snapshots that are in them."""
+    taken = [_take("")(node, {**a, "name": name}) for name in a["snapshots"]]
+    return _some(_create_volumes(node, a), *taken)
 
 
 def _clean(node: Hardware, a: Arguments) -> bool:
@@ -396,19 +408,22 @@ def _clean(node: Hardware, a: Arguments) -> bool:
 
 
 def what_runs(node: Hardware, a: Arguments) -> dict[str, Any]:
-    """Those of ``guests`` that run here, or are paused."""
+    """Those of ``guests`` that run here or are paused, or will be as soon as the node has its lease."""
     states = {guest: state for kind in RUNS for guest, state in getattr(node, kind).items()}
-    return {"runs": [guest for guest in a["guests"] if states.get(guest) in ("running", "paused")]}
+    return {
+        "runs": [guest for guest in a["guests"] if guest in node.ended or states.get(guest) in ("running", "paused")]
+    }
 
 
-RESULTS: dict[str, Callable[[Hardware, Arguments], dict[str, Any]]] = {"node.look": what_runs}
-"""What some verbs answer."""
+RESULTS: dict[str, Callable[[Hardware, Arguments], dict[str, Any]]] = defaultdict(lambda: lambda node, a: {})
+"""By verb, what it answers."""
+RESULTS["node.look"] = what_runs
 
 VERBS: dict[str, Verb] = {
     "node.clean": _clean,
     "node.look": lambda node, a: False,
-    "volume.map": _create_volumes,
-    "volume.unmap": _delete_volumes,
+    "volume.map": _map_volumes,
+    "volume.unmap": lambda node, a: _some(_delete_volumes(node, a), _drop_snapshots(node, a)),
     "volume.create": _create_volumes,
     "volume.delete": _delete_volumes,
     "volume.erase": _erase,
@@ -466,6 +481,7 @@ VERBS: dict[str, Verb] = {
     "agent.unconfine": _unconfine,
     "agent.start": _start_agent,
     "agent.kill": _kill,
+    "agent.restart": _restart_agent,
     "agent.pause": _turn("sandboxes", ("running",), "paused"),
     "agent.unpause": _turn("sandboxes", ("paused",), "running", undoes=True),
     "agent.resume": _turn("sandboxes", ("paused",), "running"),

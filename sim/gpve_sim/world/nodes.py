@@ -10,7 +10,7 @@ from gpve.tasks.advance import Operation
 from gpve.tasks.operations import Make, OpKey, admit, key_of
 from gpve.tasks.outcome import Done, Outcome, Refused, Unknown
 from gpve_sim.world.faults import Fault, Faults
-from gpve_sim.world.hardware import ENDS, RESULTS, VERBS, Cannot, Hardware
+from gpve_sim.world.hardware import RESULTS, VERBS, Cannot, Hardware
 
 NEVER = float("inf")
 Answer = Callable[[Operation, Outcome], None]
@@ -117,6 +117,8 @@ class SimNodes:
         self.restarted: Callable[[str, int], None] | None = None
         """Told of (node, guest) that runs again because the node has its lease again."""
         self.leases = leases
+        self.still = False
+        """No lease runs out any more."""
         self.by_name = {name: SimNode(name, lease_until=0.0 if leases else NEVER) for name in names}
 
     def holds(self, node: str) -> bool:
@@ -173,7 +175,7 @@ class SimNodes:
 
     def _expire(self, node: SimNode) -> None:
         # A moment early or late by rounding: the timer of a newer lease comes later.
-        if self.env.now >= node.lease_until - 1e-9:
+        if not self.still and self.env.now >= node.lease_until - 1e-9:
             node.hardware.end_ha()
 
     def reachable(self, name: str) -> bool:
@@ -183,11 +185,11 @@ class SimNodes:
     def _is_cut_off(self, name: str) -> bool:
         return self.env.now < self._cut_until.get(name, 0.0)
 
-    def _may_not(self, node: SimNode, operation: Operation) -> bool:
-        """Whether a lease would be needed that is not there."""
+    def _unleased(self, node: SimNode, operation: Operation) -> bool:
+        """Whether the guest of an operation needs a lease that is not there."""
         guest = operation.arguments.get("guest")
         needs = guest in node.hardware.ha or operation.arguments.get("spec", {}).get("ha", False)
-        return needs and self.env.now >= node.lease_until and operation.verb not in ENDS
+        return bool(needs) and self.env.now >= node.lease_until
 
     def _come_back(self, node: SimNode) -> None:
         node.up = True
@@ -240,18 +242,17 @@ class SimNodes:
             return
         outcome: Outcome = Done()
         changed = False
-        if self._may_not(node, operation):
-            outcome = Refused("the node has no lease, and the guest may not run without", again=True)
-        else:
-            try:
-                changed = VERBS[operation.verb](node.hardware, operation.arguments)
-            except Cannot as error:
-                outcome = Refused(str(error))
-            else:
-                if operation.verb in ENDS:
-                    node.hardware.ended.pop(operation.arguments.get("guest", -1), None)
-                if operation.verb in RESULTS:
-                    outcome = Done(RESULTS[operation.verb](node.hardware, operation.arguments))
+        unleased = self._unleased(node, operation)
+        if unleased:
+            # The verb means what ran before the node ended it; what would run now runs when there is a lease again.
+            node.hardware.restart_ha(operation.arguments["guest"])
+        try:
+            changed = VERBS[operation.verb](node.hardware, operation.arguments)
+            outcome = Done(RESULTS[operation.verb](node.hardware, operation.arguments))
+        except Cannot as error:
+            outcome = Refused(str(error))
+        if unleased:
+            node.hardware.end_ha()
         if changed:
             node.effects.setdefault(key, []).append(boots)
             if self.made is not None:

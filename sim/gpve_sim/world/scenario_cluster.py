@@ -52,6 +52,8 @@ class GuestSpec(_Spec):
     snapshots: tuple[str, ...] = ()
     version: str = "v1.30.1"
     """Of a vCluster."""
+    ha: bool = False
+    """Restart it elsewhere when its node dies."""
 
 
 class VolumeSpec(_Spec):
@@ -80,6 +82,8 @@ class ClusterSpec(_Spec):
     guests: tuple[GuestSpec, ...] = ()
     volumes: dict[str, VolumeSpec] = {}
     quota: QuotaSpec = QuotaSpec()
+    ha: bool = False
+    """Whether the nodes beat, and dead ones are found."""
     lease_s: float = 20.0
     sweep_s: float = 5.0
     restart_s: float = 3.0
@@ -133,7 +137,7 @@ class StagedNodes(SimNodes):
     """Nodes whose commands meet mishaps when the script says so."""
 
     def __init__(self, env: simpy.Environment, spec: ClusterSpec) -> None:
-        super().__init__(env, list(spec.nodes), Faults(), delay_s=spec.delay_s, work_s=spec.work_s)
+        super().__init__(env, list(spec.nodes), Faults(), delay_s=spec.delay_s, work_s=spec.work_s, leases=spec.ha)
         self.work_of = lambda operation: spec.work.get(operation.verb, spec.work_s)
         self.mishaps: list[Mishap] = []
 
@@ -234,6 +238,8 @@ def build(spec: ClusterSpec) -> World:
         nodes.by_name[volume.node].hardware.volumes[name] = None
     for name, talks_to in spec.engines.items():
         world.engines.append(SimEngine(world, name, frozenset(talks_to) if talks_to else None))
+    if spec.ha:
+        world.beat()
     return world
 
 
@@ -258,5 +264,5 @@ def _furnish(tx: Tx, spec: ClusterSpec) -> None:
 
 def _made_of(guest: GuestSpec) -> dict[str, Any]:
     spec: dict[str, Any] = {"cpu_milli": guest.cpu_milli, "memory_mib": guest.memory_mib}
-    spec |= {"gpu_count": 0, "gpu_milli": 0, "ha": False, "snapshots": list(guest.snapshots)}
+    spec |= {"gpu_count": 0, "gpu_milli": 0, "ha": guest.ha, "snapshots": list(guest.snapshots)}
     return spec | ({"version": guest.version} if guest.kind == "vcluster" else {})

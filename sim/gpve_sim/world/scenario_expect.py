@@ -5,7 +5,7 @@ from typing import Any
 
 from gpve.tasks.audit import audit
 from gpve.tasks.ledger import Row
-from gpve_sim.world.hardware import after_power_loss
+from gpve_sim.world.hardware import RUNS, after_power_loss
 from gpve_sim.world.scenario_phrases import phrase
 from gpve_sim.world.scenario_stage import Stage
 
@@ -130,6 +130,26 @@ def _closed(stage: Stage, node: str) -> str | None:
 
 def _node(stage: Stage, node: str) -> Row:
     return stage.store.rows("node", name=node)[0]
+
+
+@phrase("expect node NODE alive")
+def _alive(stage: Stage, node: str) -> str | None:
+    return None if _node(stage, node)["alive"] else "it was declared dead"
+
+
+@phrase("expect node NODE dead")
+def _dead(stage: Stage, node: str) -> str | None:
+    return "it is alive" if _node(stage, node)["alive"] else None
+
+
+@phrase("expect guest N runs nowhere")
+def _nowhere(stage: Stage, guest: int) -> str | None:
+    runs = [
+        name
+        for name, node in stage.nodes.by_name.items()
+        if any(getattr(node.hardware, kind).get(guest) == "running" for kind in RUNS)
+    ]
+    return f"it runs on {' and '.join(runs)}" if runs else None
 
 
 @phrase("expect N guests")

@@ -12,6 +12,7 @@ from gpve.tasks.ledger import Row, Tx, Work
 from gpve.tasks.submit import cancel, resume
 from gpve.world.store import StoreDown
 from gpve_sim.world.engine import SimEngine, World
+from gpve_sim.world.hardware import RUNS
 from gpve_sim.world.scenario_cluster import Clock, FollowedStore, Mishap, StagedNodes
 from gpve_sim.world.scenario_phrases import phrase
 from gpve_sim.world.scenario_script import Line, Wish
@@ -40,6 +41,7 @@ class Stage:
         self._awaited = [line for line in script if line.event is not None]
         self.store.written = self._written
         self.nodes.made = self._made
+        self.nodes.restarted = self._restarted
         for line in script:
             if line.event is None:
                 self.env.process(self._later(line, line.at))
@@ -139,9 +141,15 @@ class Stage:
 
     def _made(self, operation: Operation) -> None:
         """A node changed something: no guest may run on two of them."""
+        self._runs_once(operation.arguments.get("guest"))
+
+    def _restarted(self, node: str, guest: int) -> None:
+        self.say(f"node {node} has its lease again and restarts guest {guest}")
+        self._runs_once(guest)
+
+    def _runs_once(self, guest: Any) -> None:
         hardware = {name: node.hardware for name, node in self.nodes.by_name.items()}
-        for kind in ("machines", "planes", "sandboxes"):
-            guest = operation.arguments.get("guest")
+        for kind in RUNS:
             runs = [name for name, things in hardware.items() if getattr(things, kind).get(guest) == "running"]
             if len(runs) > 1:
                 self.found.append(f"guest {guest} ran on {' and '.join(runs)} at {self.env.now:.3f} s")
@@ -192,6 +200,11 @@ def _power_off_for(stage: Stage, node: str, seconds: float) -> None:
 @phrase("node NODE cut off for S")
 def _cut_off(stage: Stage, node: str, seconds: float) -> None:
     stage.nodes.cut_off(node, seconds)
+
+
+@phrase("engine ENGINE parted from NODE for S")
+def _part(stage: Stage, engine: str, node: str, seconds: float) -> None:
+    stage.engine(engine).part(node, seconds)
 
 
 @phrase("engine ENGINE crash")

@@ -105,7 +105,7 @@ def cast_of(flow: str, seed: int) -> tuple[str, str]:
     elif kind == "volume":
         kind, operation = "vm", "volume-attach"
     elif kind == "node":
-        kind, operation = "vm", "recover" if operation == "rejoin" else "migrate"
+        kind, operation = "vm", "recover" if operation in ("rejoin", "survey") else "migrate"
     phases = sorted(MOVES[kind][operation].before - {GONE}) or ["stopped"]
     return kind, phases[turn % len(phases)]
 
@@ -119,7 +119,7 @@ def populate(world: World, seed: int, flow: str = "vm_create") -> None:
     shape = seed % SHAPES
     none = {"gpu_count": 0, "gpu_milli": 0, "ha": False}
     kind, phase = cast_of(flow, seed)
-    home = {"node_drain": "a", "node_rejoin": "c"}.get(flow, "b")
+    home = {"node_drain": "a", "node_rejoin": "c", "node_survey": "c"}.get(flow, "b")
     dead = home if flow == "node_rejoin" or flow.endswith("_recover") else None
     vm = {"cpu_milli": 2000 + shape % 5 * 100, "memory_mib": 2048, **none}
     agent = {"cpu_milli": 500, "memory_mib": 512 + shape % 3, **none}
@@ -154,8 +154,8 @@ def populate(world: World, seed: int, flow: str = "vm_create") -> None:
     world.nodes.by_name["b"].hardware.volumes["spare"] = None
     if kind == "vm":
         world.nodes.by_name[home].hardware.volumes["data"] = CAST
-    if dead is not None:
-        world.nodes.by_name[dead].hardware.power_loss()
+    if dead is not None or flow == "node_survey":
+        world.nodes.by_name[home].hardware.power_loss()
     if flow == "node_rejoin":
         install(world.nodes.by_name["c"].hardware, 100, "vm", "stopped", vm)
 
@@ -246,7 +246,7 @@ def run_trial(
             # As a client does whom the store told nothing: again, with the same key.
             answer = world.submit(wish)
     # What comes late must come before the last look.
-    world.stopped = True
+    world.stop()
     env.run()
     rows = list(store.tables["task"].values())
     status = rows[0]["status"] if rows else "never submitted"
