@@ -19,6 +19,7 @@ from gpve.tasks.audit import audit, audit_guests
 from gpve.tasks.errors import TaskError
 from gpve.tasks.events import encode
 from gpve.tasks.flows import FLOWS
+from gpve.tasks.ha import ACTOR
 from gpve.tasks.ledger import Row, Tx, Work
 from gpve.tasks.state import CLOSED, Status
 from gpve.tasks.submit import cancel, request, resume
@@ -298,7 +299,9 @@ class _Chaos:
                 self.resumed += 1
                 self.store.transact([Work(partial(resume, task=task))])
             if self.env.now > over_at + PATIENCE_S:
-                self.store.transact([Work(partial(cancel, task=task, reason="late")) for task in still])
+                # What high availability has begun is for nobody to call off.
+                late = [task for task in still if self.store.tables["task"][task,]["actor"] != ACTOR]
+                self.store.transact([Work(partial(cancel, task=task, reason="late")) for task in late])
         self.world.stop()
         if not self.findings:
             # What is still on its way arrives.
@@ -309,6 +312,7 @@ class _Chaos:
         rules = self.world.rules
         found_by = over_at + rules.node_lease_s + rules.node_margin_s + 3.0 * rules.sweep_s
         alive = all(row["alive"] for row in self.store.tables["node"].values())
+        alive &= not any(node.hardware.ended for node in self.nodes.by_name.values())
         return not self.plan.ha or (self.env.now > found_by and alive)
 
     # What must be true.
