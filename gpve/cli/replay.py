@@ -52,6 +52,14 @@ def replay(
     durations: Annotated[
         str, typer.Option(help="At lifecycle fidelity, how long steps take: default or none.")
     ] = "default",
+    node_mtbf: Annotated[
+        float | None, typer.Option(help="At lifecycle fidelity: mean hours between losses of power of a node.")
+    ] = None,
+    node_mttr: Annotated[float, typer.Option(help="Mean minutes until a node has power again.")] = 10.0,
+    agent_mtbf: Annotated[
+        float | None, typer.Option(help="At lifecycle fidelity: mean hours between crashes of an agent.")
+    ] = None,
+    ha: Annotated[bool, typer.Option("--ha/--no-ha", help="Restart guests elsewhere when their node dies.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="Directory for placements, summary, timeline, events, plots.")
     ] = None,
@@ -66,6 +74,8 @@ def replay(
 
     if fidelity not in FIDELITIES:
         raise InputError(f"no fidelity {fidelity!r}; say {' or '.join(FIDELITIES)}")
+    if fidelity != "lifecycle" and (node_mtbf is not None or agent_mtbf is not None):
+        raise InputError("--node-mtbf and --agent-mtbf are played at --fidelity lifecycle alone")
     if out is not None:
         output_directory(out)
     experiment = Experiment(
@@ -74,7 +84,7 @@ def replay(
         batch_window=batch_window, batch_size=batch_size,
     )  # fmt: skip
     if fidelity == "lifecycle":
-        replay_lifecycle(experiment, durations, out, json)
+        replay_lifecycle(experiment, durations, (node_mtbf, node_mttr, agent_mtbf, ha), out, json)
         return
     with progress(f"replaying {policy}") as show:
         replayed = run(experiment, progress=show)

@@ -239,13 +239,15 @@ class Worker:
         """Look at the beats of all nodes: declare dead who is silent, recover what ran there, take back who returns."""
         found = self._watch.look(sessions, now)
         for node, newest in found.silent:
-            self._see_to(partial(declare_dead, node=node, beat=newest))
+            self.see_to(partial(declare_dead, node=node, beat=newest))
         for node in found.dead:
-            self._see_to(partial(recover, node=node))
+            self.see_to(partial(recover, node=node))
         for node in found.back:
-            self._see_to(partial(rejoin, node=node))
+            self.see_to(partial(rejoin, node=node))
 
-    def _see_to(self, run: Callable[[Tx], Any]) -> None:
+    def see_to(self, run: Callable[[Tx], Any]) -> None:
+        """Have a change of the store made; if its answer says so, there is work to be claimed afterwards."""
+
         def after(result: Any) -> None:
             self.wants_work |= bool(result)
 

@@ -10,6 +10,7 @@ from gpve_sim.driver import Settings, replay_trace
 from gpve_sim.policies import load
 from gpve_sim.trace import Trace
 from gpve_sim.world.lifecycle import replay_lifecycle
+from gpve_sim.world.outages import Failures
 from gpve_sim.world.profile import Profile
 from hypothesis import HealthCheck, given, settings
 from pyarrow import parquet
@@ -144,3 +145,43 @@ def test_from_the_command_line(gpve, tmp_path):
         told = gpve("replay", *at, *options)
         assert told.code == 2
         assert says in told.err
+
+
+def test_nodes_fail_and_guests_are_restarted_elsewhere():
+    """Audited at the end, the same twice, and better with high availability than without."""
+    trace = part("generated/azure-like", 300)
+    failing = Failures(node_mtbf_s=24 * 3600.0, node_mttr_s=900.0, seed=3)
+    with_ha = replay_lifecycle(trace, load("best-fit"), profile=Profile(seed=1), failures=failing)
+    without = replay_lifecycle(trace, load("best-fit"), profile=Profile(seed=1), failures=replace(failing, ha=False))
+    said, other = with_ha.summary(), without.summary()
+    assert said["node_failures"] == other["node_failures"] > 20
+    assert said["tasks_by_flow"]["vm_recover"]["done"] > 0
+    assert "vm_recover" not in other["tasks_by_flow"]
+    assert other["tasks_by_flow"]["vm_start"]["done"] > 0
+    assert 0.9 < other["availability"]["vm"] < said["availability"]["vm"] < 1.0
+    for played in (with_ha, without):
+        assert audit(played.rows, FLOWS) == []
+        assert {row["status"] for row in played.rows("task")} <= {"done", "undone"}
+    again = replay_lifecycle(trace, load("best-fit"), profile=Profile(seed=1), failures=failing)
+    assert again.table("event").equals(with_ha.table("event"))
+
+
+def test_a_guest_that_nothing_befalls_is_always_up():
+    played = replay_lifecycle(part("generated/azure-like", 50), load("best-fit"), profile=Profile(seed=1))
+    assert played.summary()["availability"] == {"vm": 1.0}
+
+
+def test_agents_crash_and_their_node_starts_them_again():
+    trace = loaded("agents/azure-llm")
+    trace = replace(trace, guests=trace.guests.take(np.arange(60)), usage=None)
+    calm = replay_lifecycle(trace, load("best-fit"), profile=Profile(seed=1))
+    played = replay_lifecycle(trace, load("best-fit"), profile=Profile(seed=1), failures=Failures(agent_mtbf_s=60.0))
+    said = played.summary()
+    assert said["restarts"] > 10
+    assert 0.0 < said["availability"]["agent"] < 1.0
+    assert said["tasks"] == calm.summary()["tasks"], "its node does that, nobody else hears of it"
+
+
+def test_failures_that_make_no_sense_are_refused():
+    with pytest.raises(InputError, match="node_mtbf_s"):
+        Failures(node_mtbf_s=0.0)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpve.scheduler.compiled import entry
-from gpve.scheduler.place import begin, claim, draw_of, find, release
+from gpve.scheduler.place import begin, claim, draw_of, find, release, set_open
 
 
 @entry
@@ -27,3 +27,9 @@ def decide_single(state, policy, c, rule, g):
 def release_single(state, policy, c, rule, n, devices):
     """Give back what `decide_single` claimed."""
     release(state, policy[2], policy[4], c, rule, n, devices)
+
+
+@entry
+def open_single(state, n, is_open):
+    """Let node ``n`` take guests, or not; those on it stay."""
+    set_open(state, n, is_open)

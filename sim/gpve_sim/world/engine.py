@@ -12,7 +12,7 @@ from gpve.tasks.audit import audit
 from gpve.tasks.events import Kind
 from gpve.tasks.flow import Flows
 from gpve.tasks.ha import renew
-from gpve.tasks.ledger import Row, Work
+from gpve.tasks.ledger import Row, Tx, Work
 from gpve.tasks.outcome import Outcome
 from gpve.tasks.state import Status
 from gpve.tasks.submit import Request, cancel
@@ -162,6 +162,16 @@ class SimEngine:
         if not (self._crashed or self._dead or self._parted(node)):
             self._beats.append((node, boot, then))
             self._ring()
+
+    def see_to(self, run: Callable[[Tx], Any]) -> None:
+        """As `Worker.see_to`."""
+        self.worker.see_to(run)
+        self._ring()
+
+    def look(self) -> None:
+        """Look for work that nobody told of."""
+        self.worker.wants_work = True
+        self._ring()
 
     def crash(self) -> None:
         """The process ends, and is started anew after a while."""

@@ -17,12 +17,19 @@ from gpve_sim.experiment import Experiment, inputs
 from gpve_sim.policies import Batching, find_decider
 from gpve_sim.results import device_text
 from gpve_sim.trace import Trace
-from gpve_sim.world.lifecycle import Lifecycle, replay_lifecycle
+from gpve_sim.world.lifecycle import NO_FAILURES, Lifecycle, replay_lifecycle
+from gpve_sim.world.outages import Failures
 from gpve_sim.world.profile import NO_TIME, Profile
 
 
 def lifecycle(
-    trace: str | Trace, policy: str | Policy = "best-fit", *, timed: bool = True, seed: int = 0, queue: str = "drop"
+    trace: str | Trace,
+    policy: str | Policy = "best-fit",
+    *,
+    timed: bool = True,
+    seed: int = 0,
+    queue: str = "drop",
+    failures: Failures = NO_FAILURES,
 ) -> Lifecycle:
     """Replay ``trace`` (a name, a path or a `Trace`) through the task engine; ``timed``: with the default durations.
 
@@ -33,11 +40,15 @@ def lifecycle(
     if isinstance(decider, Batching):
         raise InputError(f"the policy {policy} is played at placement fidelity alone")
     profile = Profile(seed=seed) if timed else NO_TIME
-    return replay_lifecycle(loaded, decider, seed=seed, profile=profile, queue=queue)
+    return replay_lifecycle(loaded, decider, seed=seed, profile=profile, queue=queue, failures=failures)
 
 
 def run_lifecycle(
-    experiment: Experiment, *, timed: bool = True, progress: Callable[[int, int], None] | None = None
+    experiment: Experiment,
+    *,
+    timed: bool = True,
+    failures: Failures = NO_FAILURES,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Lifecycle:
     """Replay what the command line names. ``timed``: with the default durations, else nothing takes any time."""
     decider = find_decider(experiment.policy)
@@ -53,6 +64,7 @@ def run_lifecycle(
         seed=experiment.seed,
         profile=Profile(seed=experiment.seed) if timed else NO_TIME,
         queue=experiment.queue,
+        failures=failures,
         progress=progress,
     )
 

@@ -58,8 +58,8 @@ class MemoryStore:
         """Names of nodes, the one that changed last at the end."""
         self.tables: dict[str, Rows] = {name: {} for name in TABLES}
         self._indexes: dict[str, dict[tuple[str, ...], tuple[Values, Index]]] = {name: {} for name in TABLES}
-        self.released: Callable[[int], None] | None = None
-        """Told of a guest whose claim is gone."""
+        self.released: Callable[[int, str], None] | None = None
+        """Told of (guest, node) whose claim is gone."""
         for name, first in COUNTERS.items():
             self.set("counter", (name,), {"name": name, "value": first - 1})
 
@@ -278,7 +278,7 @@ class MemoryTx:
             if table == "node":
                 store.changed(key[0])
             elif table == "claim" and store.released is not None and key not in store.tables["claim"]:
-                store.released(key[0])
+                store.released(key[0], key[1])
             if store.watched and TABLES[table].watched:
                 row = store.tables[table].get(key)
                 change = {"revision": self.revision, "position": position, "table_name": table}

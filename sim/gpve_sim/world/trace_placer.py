@@ -12,7 +12,7 @@ from gpve.scheduler.requests import requests_of
 from gpve.tasks.advance import Question
 from gpve.tasks.records import Decided, NoFit
 from gpve.world.placer import NodeRows
-from gpve_sim.kernel.single import decide_single, release_single, start_single
+from gpve_sim.kernel.single import decide_single, open_single, release_single, start_single
 from gpve_sim.trace import Trace
 
 
@@ -28,13 +28,15 @@ class TracePlacer:
         self._names = nodes.names
         self._gpu_milli = trace.guests.gpu_milli
         self._versions: dict[str, int] = {}
+        self._at = {name: n for n, name in enumerate(nodes.names)}
+        self._closed: set[int] = set()
         self._seen = -1
         self.row_of: dict[int, int] = {}
         """Row in the trace, by the guest's number in the store."""
-        self.taken: dict[int, tuple[int, int]] = {}
-        """(node, devices) by row: what the core has claimed now."""
+        self.taken: dict[tuple[int, int], int] = {}
+        """Devices by (row, node): what the core has claimed now."""
         self.placed: dict[int, tuple[int, int]] = {}
-        """The same, for ever."""
+        """(node, devices) by row: where a guest was placed first."""
         start_single(self.state, self._policy)
         self._decide = bound(decide_single, self.state, self._policy, 0, 0, 0)
         self._release = bound(release_single, self.state, self._policy, 0, 0, 0, 0)
@@ -45,6 +47,7 @@ class TracePlacer:
         for row in nodes(self._seen, ()):
             self._seen = max(self._seen, row["revision"])
             versions[row["name"]] = row["version"]
+            self._open(self._at[row["name"]], row["open"] and row["alive"])
         answers: list[Decided | NoFit] = []
         for question in questions:
             g = self.row_of[question.place.guest]
@@ -52,7 +55,8 @@ class TracePlacer:
             if n < 0:
                 answers.append(NoFit({Reason(-n).sentence: len(self._names)}))
                 continue
-            self.taken[g] = self.placed[g] = (int(n), int(devices))
+            self.taken[g, int(n)] = int(devices)
+            self.placed.setdefault(g, (int(n), int(devices)))
             name = self._names[n]
             milli = 0 if self._gpu_milli is None else int(self._gpu_milli[g])
             shares = {str(d): milli for d in range(int(devices).bit_length()) if int(devices) >> d & 1}
@@ -63,8 +67,13 @@ class TracePlacer:
     def _rule_of(self, g: int) -> int:
         return int(self._rule[g]) if len(self._rule) else -1
 
-    def given_back(self, guest: int) -> None:
-        """The store has no claim of this guest any more."""
-        g = self.row_of[guest]
-        n, devices = self.taken.pop(g)
+    def _open(self, n: int, is_open: bool) -> None:
+        if is_open == (n in self._closed):
+            open_single(self.state, n, int(is_open))
+            self._closed ^= {n}
+
+    def given_back(self, guest: int, node: str) -> None:
+        """The store has no claim of this guest on this node any more."""
+        g, n = self.row_of[guest], self._at[node]
+        devices = self.taken.pop((g, n))
         self._release(self.state, self._policy, int(self._class[g]), self._rule_of(g), n, devices)
