@@ -88,6 +88,7 @@ def _sum_up(reports: "list[Report]", as_json: bool) -> None:
 def sweep_faults(
     flow: Annotated[list[str] | None, typer.Option(help="Only this flow; may be given several times.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; else one for each core.")] = None,
+    dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to run on; else this machine.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the finished parts.")] = Path("out/sweep-faults"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
@@ -105,7 +106,7 @@ def sweep_faults(
 
     output_directory(out)
     with progress("sweeping") as show:
-        by_flow = run(flow or FLOWS.names, out, workers, progress=show)
+        by_flow = run(flow or FLOWS.names, out, workers, dask=dask, progress=show)
     together = total(by_flow)
     if as_json:
         print_json({"total": asdict(together), "flows": {name: asdict(f) for name, f in by_flow.items()}})

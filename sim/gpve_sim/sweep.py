@@ -21,6 +21,7 @@ from typing import Any
 from gpve.model.errors import InputError
 from gpve.scheduler.fragmentation import typical_requests
 from gpve_sim.catalogue import load, load_nodes
+from gpve_sim.cluster import on_dask
 from gpve_sim.comparison import VARY, measure, vary
 from gpve_sim.driver import MODES, Settings
 from gpve_sim.experiment import replay_under
@@ -168,7 +169,8 @@ def run_sweep(sweep: Sweep, out: Path, *, dask: str | None = None, workers: int 
     done = len(cells) - len(missing)
     if progress is not None:
         progress(done, len(cells))
-    runner = _on_dask(dask, missing) if dask is not None else _on_cores(missing, workers)
+    work = [(key, key, cell) for key, cell in missing]
+    runner = on_dask(dask, run_cell, work) if dask is not None else _on_cores(missing, workers)
     for key, row in runner:
         text = json.dumps(row, sort_keys=True)
         write_atomically(parts / f"{key}.json", partial(_write_text, text))
@@ -190,23 +192,6 @@ def _on_cores(missing: list[tuple[str, Cell]], workers: int | None) -> Iterator[
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(run_cell, cell): key for key, cell in missing}
         for finished in as_completed(waiting):
-            yield waiting[finished], finished.result()
-
-
-def _on_dask(address: str, missing: list[tuple[str, Cell]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        from distributed import Client
-        from distributed import as_completed as in_any_order
-    except ImportError:
-        raise InputError("--dask needs the package distributed: pip install 'gpve[dask]'") from None
-    try:
-        client = Client(address, timeout=10)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise InputError(f"no Dask scheduler answers at {address}: {error}", column="--dask") from None
-    with client:
-        # A worker may die: its cells are pure, so others take them, as often as need be.
-        waiting = {client.submit(run_cell, cell, key=f"gpve-{key}", retries=10): key for key, cell in missing}
-        for finished in in_any_order(list(waiting)):
             yield waiting[finished], finished.result()
 
 

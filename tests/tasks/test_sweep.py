@@ -149,6 +149,16 @@ def test_a_sweep_that_is_killed_loses_at_most_a_part(tmp_path):
     assert said["total"] == asdict(total(wanted))
 
 
+def test_a_sweep_on_dask_has_the_same_figures(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    here = sweep_faults(["vm_stop"], tmp_path / "here", workers=1)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, local_directory=str(tmp_path)
+    ) as cluster:
+        there = sweep_faults(["vm_stop"], tmp_path / "there", per_part=100, dask=cluster.scheduler_address)
+    assert total(there) == total(here)
+
+
 def test_a_sweep_says_what_it_found(monkeypatch, tmp_path):
     owed = machine._owed
     monkeypatch.setattr(machine, "_owed", lambda flow, state: owed(flow, state)[1:])

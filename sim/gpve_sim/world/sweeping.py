@@ -23,6 +23,7 @@ from gpve.model.errors import InputError
 from gpve.scheduler.policy import load
 from gpve.tasks.flows import FLOWS
 from gpve.world.placement import SchedulerPlacer
+from gpve_sim.cluster import on_dask
 from gpve_sim.world.engine import World
 from gpve_sim.world.faults import Injection
 from gpve_sim.world.sweep import Point, pairs, points_of, singles
@@ -144,9 +145,13 @@ def sweep_faults(
     out: Path,
     workers: int | None = None,
     per_part: int = PART,
+    dask: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Figures]:
-    """Run what is missing of a sweep; the figures by flow, of this run and of those before it together."""
+    """Run what is missing of a sweep; the figures by flow, of this run and of those before it together.
+
+    ``dask``: the address of a cluster to run on, instead of this machine's cores.
+    """
     parts = parts_of(flows, per_part)
     out.mkdir(parents=True, exist_ok=True)
     finished = _read(out / "parts.jsonl")
@@ -155,7 +160,9 @@ def sweep_faults(
     done = worlds - sum(part.count for part in missing)
     progress(done, worlds)
     with (out / "parts.jsonl").open("a") as file:
-        for part, figures in _run(missing, workers or os.cpu_count() or 1):
+        work = [(part.key(), part, part) for part in missing]
+        here = _run(missing, workers or os.cpu_count() or 1)
+        for part, figures in here if dask is None else on_dask(dask, run_part, work):
             finished[part.key()] = figures
             file.write(json.dumps({"part": asdict(part), "figures": asdict(figures)}) + "\n")
             file.flush()
