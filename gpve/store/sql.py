@@ -181,6 +181,14 @@ class SqlStore:
             raise Compacted(revision, kept["value"])
         return rows
 
+    def compacted_changes(self, limit: int) -> list[Key]:
+        """As in `gpve.world.store.Store`."""
+        change, counter = METADATA.tables["change"], METADATA.tables["counter"]
+        kept_after = select(counter.c.value).where(counter.c.name == "compacted").scalar_subquery()
+        query = select(change.c.revision, change.c.position).where(change.c.revision <= kept_after)
+        rows = self._select(query.order_by(change.c.revision, change.c.position).limit(limit))
+        return [(row["revision"], row["position"]) for row in rows]
+
     def closed_before(self, time: float, limit: int) -> list[int]:
         """As in `gpve.world.store.Store`."""
         task = METADATA.tables["task"]
@@ -194,7 +202,10 @@ class SqlStore:
     def _select(self, query: "Select[Any]") -> list[Row]:
         try:
             with self._engine.connect() as connection:
-                return [dict(row) for row in connection.execute(query).mappings()]
+                result = connection.execute(query)
+                # Plain strings: what SQLAlchemy names columns with is a kind of its own.
+                names = tuple(map(str, result.keys()))
+                return [dict(zip(names, row, strict=True)) for row in result]
         except DBAPIError as error:
             raise StoreDown(str(error)) from error
 

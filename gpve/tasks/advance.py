@@ -310,7 +310,7 @@ def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> bo
         "committed": committed(flow, state),
         "step": under_way,
         "progress": max(row["progress"], over / max(1, len(flow.steps))),
-        "reason": _reason(state),
+        "reason": _reason(flow, state),
     }
     if state.status is Status.STUCK:
         # Nobody owns it until an operator resumes it; its locks stay.
@@ -331,9 +331,13 @@ def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> bo
     return freed
 
 
-def _reason(state: TaskState) -> str | None:
+def _reason(flow: Flow, state: TaskState) -> str | None:
+    """Why it is undone, or what it waits for."""
     if state.failed is not None:
         return state.failed
     if state.waiting is not None:
         return "; ".join(f"{count} nodes: {reason}" for reason, count in sorted(state.waiting.items()))
-    return None
+    if state.status in CLOSED:
+        return None
+    said = ((step.name, state.step(step.name).said) for step in flow.steps)
+    return next((f"{name}: {text}" for name, text in said if text is not None), None)

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpve.tasks.ledger import Tx
+from gpve.tasks.ledger import Key, Tx
 from gpve.tasks.state import CLOSED
 
 
@@ -37,6 +37,12 @@ def forget_tasks(tx: Tx, tasks: Sequence[int]) -> int:
         tx.delete("task", task)
     _compact(tx, newest)
     return newest
+
+
+def forget_changes(tx: Tx, keys: Sequence[Key]) -> None:
+    """Remove rows of the change log that nobody can ask for any more: those up to what is compacted."""
+    for key in keys:
+        tx.delete("change", *key)
 
 
 def _compact(tx: Tx, revision: int) -> None:

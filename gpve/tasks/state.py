@@ -67,6 +67,8 @@ class StepState:
     """Why its forward direction is over without success."""
     gave_up: str | None = None
     """Why its undo (or, after the commit point, its forward direction) rests until an operator resumes it."""
+    said: str | None = None
+    """What the last attempt that did not succeed had to say."""
 
     def copy(self) -> "StepState":
         """A copy that can be folded further; results are never changed in place."""
@@ -82,6 +84,7 @@ class StepState:
             self.tombstone,
             self.failed,
             self.gave_up,
+            self.said,
         )
 
 
@@ -225,7 +228,7 @@ def _apply_to_step(state: TaskState, step: StepState, event: Event) -> None:
             # Several engines may carry it: what refuses one of them says nothing of what the others brought.
             step.doubt |= data.get("relay", False)
         case Kind.DONE:
-            step.at = At.DONE
+            step.at, step.said = At.DONE, None
             step.result = data["result"]
             step.completed = state.seq
             if state.status is Status.WAITING:
@@ -234,12 +237,12 @@ def _apply_to_step(state: TaskState, step: StepState, event: Event) -> None:
             step.at = At.SKIPPED
         case Kind.REFUSED:
             step.reached = data["reached"] or step.doubt or step.attempts > 1
-            step.at = At.REFUSED
+            step.at, step.said = At.REFUSED, data["reason"]
             step.retry_at = data.get("retry_at", AT_ONCE)
             if "retry_at" not in data:
                 step.failed = data["reason"]
         case Kind.UNKNOWN:
-            step.doubt = True
+            step.doubt, step.said = True, data["reason"]
             if "retry_at" in data:
                 step.attempts += 1
                 step.retry_at = data["retry_at"]
@@ -252,6 +255,7 @@ def _apply_to_step(state: TaskState, step: StepState, event: Event) -> None:
         case Kind.UNDONE:
             step.at = At.UNDONE
         case Kind.UNDO_AGAIN:
+            step.said = data["reason"]
             step.attempts += 1
             step.retry_at = data["retry_at"]
         case Kind.GAVE_UP:

@@ -7,7 +7,7 @@ of a monotonic clock of the driver's; times in the store are of the store's cloc
 
 import heapq
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,12 +18,12 @@ from gpve.tasks.events import encode
 from gpve.tasks.flow import Flow, Flows
 from gpve.tasks.ha import Watch, declare_dead, recover, rejoin, renew
 from gpve.tasks.lease import Taken, beat, leave, poison, take, take_new
-from gpve.tasks.ledger import Row, Tx, Work
+from gpve.tasks.ledger import Key, Row, Tx, Work
 from gpve.tasks.machine import Direction
 from gpve.tasks.operations import OpKey, key_of
 from gpve.tasks.outcome import Outcome, Unknown, from_json, to_json
 from gpve.tasks.records import Decided, NoFit
-from gpve.tasks.retention import forget_tasks
+from gpve.tasks.retention import forget_changes, forget_tasks
 from gpve.tasks.state import CLOSED, Status, TaskState
 from gpve.tasks.submit import Request, submit
 
@@ -253,10 +253,12 @@ class Worker:
 
         self._jobs.append(Job(Work(run), after))
 
-    def forget(self, tasks: list[int]) -> None:
-        """These tasks have been kept long enough."""
+    def forget(self, tasks: list[int], changes: Sequence[Key]) -> None:
+        """These tasks have been kept long enough, and nobody can ask for these rows of the change log."""
         if tasks:
             self._jobs.append(Job(Work(lambda tx: forget_tasks(tx, tasks)), lambda _: None))
+        if changes:
+            self._jobs.append(Job(Work(lambda tx: forget_changes(tx, changes)), lambda _: None))
 
     def nothing(self) -> bool:
         """Whether there is nothing to do at this moment."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
-from gpve.tasks.ledger import Row, Work
+from gpve.tasks.ledger import Key, Row, Work
 
 
 class Store(Protocol):
@@ -48,6 +48,9 @@ class Store(Protocol):
 
         Raises `Compacted` if some of them are forgotten already.
         """
+
+    def compacted_changes(self, limit: int) -> list[Key]:
+        """Keys of rows of the change log up to the compacted revision, the first ones first."""
 
     def closed_before(self, time: float, limit: int) -> list[int]:
         """Tasks that were closed before ``time``, the first ones first."""

@@ -5,6 +5,7 @@ from gpve.world.nodes import Nodes
 from gpve.world.placer import Placer
 from gpve.world.store import Store, StoreDown
 
+CHANGES_AT_ONCE = 1000
 FORGET_AT_ONCE = 50
 """Tasks that one sweep removes at most: forgetting must not keep the living waiting."""
 
@@ -14,7 +15,8 @@ def turn(worker: Worker, store: Store, nodes: Nodes, placer: Placer, now: float)
     if worker.sweep_due(now):
         worker.cancelled(store.cancelled(worker.incarnation))
         worker.answered(store.answered(worker.incarnation))
-        worker.forget(store.closed_before(store.now() - worker.rules.keep_s, FORGET_AT_ONCE))
+        old = store.closed_before(store.now() - worker.rules.keep_s, FORGET_AT_ONCE)
+        worker.forget(old, store.compacted_changes(CHANGES_AT_ONCE))
         worker.watch(store.sessions(), now)
         worker.carry(store.undelivered(nodes.names(), worker.incarnation))
     if worker.wants_work:

@@ -1,10 +1,12 @@
 """Closed tasks are forgotten after their time; whoever watches from before is told so."""
 
 import pytest
+from gpve_sim.world.trial import node_row
 
 from gpve.tasks.flows import FLOWS
+from gpve.tasks.ha import declare_dead, renew
 from gpve.tasks.ledger import Work
-from gpve.tasks.retention import Compacted, forget_tasks
+from gpve.tasks.retention import Compacted, forget_changes, forget_tasks
 from gpve.tasks.submit import cancel, request, submit
 from tests.store.test_store import own
 
@@ -30,3 +32,57 @@ def test_closed_tasks_are_forgotten_and_watchers_told(store):
     assert store.events_since(kept, 100) == []
     store.transact([Work(lambda tx: cancel(tx, 4, "no"))])
     assert store.events_since(kept, 100) == []
+
+
+def test_changes_that_nobody_can_ask_for_are_forgotten(store):
+    """And nothing else is: a watcher who resumes from what is kept misses none."""
+    store.transact([Work(lambda tx: tx.put("network", {"name": "old", "kind": "bridge", "task": None}))])
+    wish = request(FLOWS, "vm_create", {"name": "vm", "cpu_milli": 1, "memory_mib": 1})
+    store.transact([Work(lambda tx: submit(tx, wish))])
+    store.transact([Work(own(1, None, status="done", closed_at=10.0))])
+    store.transact([Work(lambda tx: tx.put("network", {"name": "new", "kind": "bridge", "task": None}))])
+    assert store.compacted_changes(10) == []
+    store.transact([Work(lambda tx: forget_tasks(tx, [1]))])
+    kept = store.rows("counter", name="compacted")[0]["value"]
+    old = store.compacted_changes(10)
+    assert old
+    assert store.compacted_changes(1) == old[:1]
+    later = [row for row in store.rows("change") if row["revision"] > kept]
+    store.transact([Work(lambda tx: forget_changes(tx, old))])
+    assert store.rows("change") == later
+    assert any('"new"' in row["data"] for row in later)
+    assert store.compacted_changes(10) == []
+
+
+def test_nodes_that_changed_and_nodes_by_name(store):
+    """What the scheduler asks for: later revisions, and those that it names."""
+    for name in ("a", "b", "c"):
+        store.transact([Work(lambda tx, name=name: tx.put("node", node_row(name)))])
+    assert [row["name"] for row in store.nodes(-1, ())] == ["a", "b", "c"]
+    seen = max(row["revision"] for row in store.nodes(-1, ()))
+    assert store.nodes(seen, ()) == []
+    store.transact([Work(lambda tx: tx.put("node", {**tx.get("node", "b"), "open": False}))])
+    assert [row["name"] for row in store.nodes(seen, ())] == ["b"]
+    assert [row["name"] for row in store.nodes(seen, ("c", "none"))] == ["b", "c"]
+    failed = store.transact([Work(_spoil)])
+    assert isinstance(failed[0], ZeroDivisionError)
+    assert [row["name"] for row in store.nodes(seen, ())] == ["b"], "what was rolled back did not change"
+
+
+def _spoil(tx):
+    tx.put("node", {**tx.get("node", "a"), "open": False})
+    return 1 // 0
+
+
+def test_sessions_of_nodes_that_beat(store):
+    assert store.sessions() == []
+    store.transact([Work(lambda tx: tx.put("node", node_row("a")))])
+    assert store.transact([Work(lambda tx: renew(tx, "a", "0", "one"))]) == [True]
+    assert store.transact([Work(lambda tx: renew(tx, "none", "0", "one"))]) == [False]
+    assert store.sessions() == [{"node": "a", "beat": 1, "dead_at": None, "alive": True}]
+    # A beat came meanwhile.
+    store.transact([Work(lambda tx: renew(tx, "a", "0", "two"))])
+    assert store.transact([Work(lambda tx: declare_dead(tx, "a", 1))]) == [False]
+    assert store.transact([Work(lambda tx: declare_dead(tx, "a", 2))]) == [True]
+    assert store.transact([Work(lambda tx: renew(tx, "a", "0", "one"))]) == [False], "a dead node gets no lease"
+    assert store.sessions() == [{"node": "a", "beat": 3, "dead_at": 2, "alive": False}]

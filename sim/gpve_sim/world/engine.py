@@ -12,7 +12,7 @@ from gpve.tasks.audit import audit
 from gpve.tasks.events import Kind
 from gpve.tasks.flow import Flows
 from gpve.tasks.ha import renew
-from gpve.tasks.ledger import Row, Tx, Work
+from gpve.tasks.ledger import Key, Row, Tx, Work
 from gpve.tasks.outcome import Outcome
 from gpve.tasks.state import Status
 from gpve.tasks.submit import Request, cancel
@@ -358,6 +358,11 @@ class SimEngine:
         """As in `gpve.world.store.Store`."""
         self._reach()
         return self.world.store.events_since(revision, limit)
+
+    def compacted_changes(self, limit: int) -> list[Key]:
+        """As in `gpve.world.store.Store`."""
+        self._reach()
+        return self.world.store.compacted_changes(limit)
 
     def closed_before(self, time: float, limit: int) -> list[int]:
         """As in `gpve.world.store.Store`."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, KeysView, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain, islice, takewhile, zip_longest
 from operator import itemgetter
 from typing import Any
 
@@ -157,6 +157,12 @@ class MemoryStore:
         if len(late) <= limit:
             return late
         return [row for row in late if row["revision"] <= late[limit - 1]["revision"]]
+
+    def compacted_changes(self, limit: int) -> list[Key]:
+        """As in `gpve.world.store.Store`."""
+        kept_after = self.tables["counter"][("compacted",)]["value"]
+        # In the order in which they were written, so of their revisions.
+        return list(islice(takewhile(lambda key: key[0] <= kept_after, self.tables["change"]), limit))
 
     def closed_before(self, time: float, limit: int) -> list[int]:
         """As in `gpve.world.store.Store`."""
