@@ -5,6 +5,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = proto.join("gpve/runtime/v1/runtime.proto");
     println!("cargo:rerun-if-changed={}", file.display());
     let set = protox::compile([&file], [&proto])?;
-    tonic_prost_build::configure().compile_fds(set)?;
+    // Messages are stored on disk and printed by the command line as JSON; states and reasons as words there.
+    let mut builder = tonic_prost_build::configure()
+        .message_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default)]")
+        .enum_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)] #[serde(rename_all = \"snake_case\")]");
+    for (field, with) in [
+        ("Agent.state", "state"),
+        ("Event.state", "state"),
+        ("Exit.reason", "reason"),
+        ("RestartPolicy.when", "when"),
+        ("AgentSpec.ttl_action", "ttl_action"),
+    ] {
+        builder = builder.field_attribute(
+            format!(".gpve.runtime.v1.{field}"),
+            format!("#[serde(with = \"crate::words::{with}\")]"),
+        );
+    }
+    builder.compile_fds(set)?;
     Ok(())
 }

@@ -3,10 +3,17 @@
 //! Three kinds of processes: the daemon (tokio, gRPC, holds no namespaces), the spawner (single-threaded; it alone forks)
 //! and one init per agent (a fork of the spawner; it reaps, pumps the log and outlives both others).
 
+// The items of this crate serve its own two programs; names and module docs say what they are.
+#![allow(missing_docs)]
+
 pub mod clock;
+pub mod fault;
 pub mod logs;
+pub mod spec;
 pub mod state;
 pub mod status;
+pub mod store;
+pub mod words;
 
 /// The service's messages, generated from proto/gpve/runtime/v1/runtime.proto.
 #[allow(missing_docs, clippy::all)]
