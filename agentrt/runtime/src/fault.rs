@@ -62,3 +62,8 @@ impl std::fmt::Display for Fault {
         f.write_str(&self.message)
     }
 }
+
+/// A refusal that names the agent.
+pub fn failed_in(agent: &str, sentence: &str) -> Fault {
+    precondition(format!("agent {agent}: {sentence}"))
+}

@@ -1,0 +1,268 @@
+//! Starting a run: plan, cgroup, launch; and taking up a run that is there already.
+
+use super::{Agent, Await, Grant, Run, blocking, health, timers};
+use crate::fault::{Fault, precondition};
+use crate::spawner::client::CallError;
+use crate::spawner::protocol::{Answer, Ask, LaunchAsk};
+use crate::state::{Exit, Reason, State};
+use crate::store::record::Process;
+use crate::store::requests::{Outcome, Ticket};
+use crate::{clock, status};
+use agent_kernel::cgroup::{Cgroup, Handle};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Launches that are tried when spawners die beneath them.
+const TRIES: u32 = 3;
+
+/// Why a launch did not lead to a run.
+enum Launch {
+    /// The program came to run: its process, its pidfd, and what is enforced.
+    Runs(Process, OwnedFd, Vec<String>),
+    Failed(String),
+}
+
+impl Agent {
+    /// Starts a run. With a ticket somebody asked for it and is told; without, a restart is due.
+    pub(super) async fn start(&mut self, ticket: Option<Ticket>) {
+        let (plan, _) = match self.load_plan() {
+            Ok(plan) => plan,
+            Err(fault) => match ticket {
+                Some(ticket) => return ticket.end(Outcome::Failed(fault)),
+                // The host has changed since Create: something that the policy names is gone.
+                None => return self.start_failed(&fault.message),
+            },
+        };
+        if self.record.run > 0 && ticket.is_none() {
+            self.record.restarts += 1;
+        }
+        self.record.run += 1;
+        self.record.process = None;
+        self.record.next_start_ms = None;
+        self.record.ending = None;
+        self.record.started_up = self.shared.settings.startup.is_none();
+        self.record.enforced.clear();
+        self.record.pause_cause.clear();
+        self.record.active.run();
+        let note = ticket.as_ref().and_then(|t| t.note(None));
+        if let Some(ticket) = ticket {
+            self.record.in_row = 0;
+            self.wait_for(ticket, Await::Running);
+        }
+        self.commit(State::Starting, "starting", "", None, note.into_iter().collect());
+        self.launch(plan).await;
+    }
+
+    /// From the state Starting on: also the way of a daemon that finds an agent half started.
+    pub(super) async fn launch(&mut self, plan: Arc<crate::spawner::client::PlanText>) {
+        let cgroup = match self.make_cgroup().await {
+            Ok(cgroup) => cgroup,
+            Err(sentence) => return self.start_failed(&sentence),
+        };
+        let before = cgroup.as_ref().and_then(|c| c.stats().ok()).unwrap_or_default();
+        let handle = cgroup.as_ref().map(Cgroup::handle);
+        match self.launch_once_or_thrice(plan, handle.as_ref()).await {
+            Launch::Runs(process, pidfd, enforced) => {
+                let pidfd = match AsyncFd::with_interest(pidfd, Interest::READABLE) {
+                    Ok(pidfd) => pidfd,
+                    Err(e) => {
+                        self.kill_cgroup(cgroup).await;
+                        return self.start_failed(&format!("the agent's process cannot be watched: {e}"));
+                    }
+                };
+                self.record.process = Some(process);
+                self.record.enforced = enforced;
+                self.began(Some(pidfd), handle, before);
+                let outcome = self.done();
+                let notes = self.notes_of(Await::Running, &outcome);
+                self.record.open.clear();
+                self.commit(State::Running, "running", "", None, notes);
+                self.end_waiting(Await::Running, &outcome);
+            }
+            Launch::Failed(sentence) => {
+                self.kill_cgroup(cgroup).await;
+                self.start_failed(&sentence);
+            }
+        }
+    }
+
+    /// Takes note of a run's beginning.
+    pub(super) fn began(&mut self, pidfd: Option<AsyncFd<OwnedFd>>, cgroup: Option<Handle>, before: agent_kernel::cgroup::Stats) {
+        self.record.started_unix_ms = clock::unix_ms();
+        self.record.started_ms = clock::boottime_ms();
+        let now = clock::boottime_ms();
+        self.run = Some(Run {
+            pidfd,
+            cgroup,
+            health: health::Checks::new(&self.shared.settings, now),
+            before,
+            limits_hit: Vec::new(),
+            idle: timers::Idle::new(now),
+            next_look_ms: now + timers::LOOK_MS,
+        });
+    }
+
+    async fn launch_once_or_thrice(&self, plan: Arc<crate::spawner::client::PlanText>, cgroup: Option<&Handle>) -> Launch {
+        let spec = &self.shared.spec;
+        let cgroup_text = cgroup.and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default();
+        let spawner = self.context.spawner_of(&self.record.id);
+        for _ in 0..TRIES {
+            let ask = LaunchAsk {
+                agent: self.record.id.clone(),
+                dir: self.shared.dir.to_string_lossy().into_owned(),
+                plan: plan.key,
+                run: self.record.run,
+                argv: spec.argv.clone(),
+                env: spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+                cwd: spec.cwd.clone(),
+                hostname: self.hostname(),
+                uid_slot: self.record.uid_slot,
+                cgroup: cgroup_text.clone(),
+                log_bytes: self.shared.settings.log_bytes,
+                log_rate: self.shared.settings.log_rate,
+                stdin: spec.stdin,
+                heartbeat: self.shared.settings.heartbeat,
+            };
+            match spawner.call(Ask::Launch(Box::new(ask)), Vec::new(), Some(plan.clone())).await {
+                Ok((Answer::Launched { pid, start_ticks, enforced }, Some(pidfd))) => {
+                    let process = Process { pid, start_ticks, boot_id: clock::boot_id().to_owned() };
+                    return Launch::Runs(process, pidfd, enforced);
+                }
+                Ok(_) => return Launch::Failed("the spawner answered something else than was asked".into()),
+                Err(CallError::Refused(sentence)) => return Launch::Failed(sentence),
+                // The spawner died in the middle of it. What it may have started is ended, then it is tried anew.
+                Err(CallError::Lost) => self.end_remains(cgroup).await,
+            }
+        }
+        Launch::Failed(format!("the spawner died {TRIES} times while it built the sandbox"))
+    }
+
+    /// Ends what a launch of unknown end may have left: by the cgroup, and by the recorded process.
+    pub(super) async fn end_remains(&self, cgroup: Option<&Handle>) {
+        if let Some(process) = self.launched_process()
+            && let Some(pidfd) = crate::process::find(&process)
+        {
+            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+        }
+        if let Some(cgroup) = cgroup.and_then(|c| Cgroup::open(c).ok()) {
+            let _ = blocking(move || cgroup.kill()).await;
+        }
+    }
+
+    /// The process that the spawner recorded for the present run, be it alive or not.
+    pub(super) fn launched_process(&self) -> Option<Process> {
+        let file = std::fs::File::open(self.shared.dir.join("status")).ok()?;
+        let launched = status::Launched::read(&file).ok()?;
+        (launched.run == self.record.run && launched.pid > 0).then(|| Process {
+            pid: launched.pid as i32,
+            start_ticks: launched.start_ticks,
+            boot_id: clock::boot_id().to_owned(),
+        })
+    }
+
+    /// The cgroup of this agent: kept over restarts, made when it is not there. None when the host has none.
+    async fn make_cgroup(&self) -> Result<Option<Cgroup>, String> {
+        let Some((_, plan)) = &self.plan else { return Ok(None) };
+        if self.context.host.cgroups.places.is_empty() || plan.level < agent_kernel::policy::Level::L2 {
+            return Ok(None);
+        }
+        let (layout, name, values) = (self.context.host.cgroups.clone(), self.cgroup_name(), self.values(plan));
+        let made = blocking(move || {
+            if let Some(cgroup) = crate::process::open_cgroup(&layout, &name) {
+                // Of the run before; nothing of it may be left in there.
+                cgroup.kill().and_then(|()| cgroup.thaw().or(Ok(()))).map_err(|e| e.to_string())?;
+                return Ok(cgroup);
+            }
+            Cgroup::create(&layout, &name, &values).map_err(|e| e.to_string())
+        });
+        made.await.map_err(|f| f.message)?.map(Some)
+    }
+
+    pub(super) fn cgroup_name(&self) -> PathBuf {
+        self.context.cgroup_parent.join(&self.record.id)
+    }
+
+    /// The plan's cgroup values, narrowed by the limits in force.
+    pub(super) fn values(&self, plan: &agent_kernel::plan::Plan) -> agent_kernel::cgroup::Values {
+        let limits = &self.record.limits;
+        let mut values = plan.cgroup.clone();
+        if limits.memory_bytes > 0 {
+            values.memory = Some(limits.memory_bytes);
+        }
+        if limits.cpu_milli > 0 {
+            values.cpus = Some(f64::from(limits.cpu_milli) / 1000.0);
+        }
+        if limits.pids > 0 {
+            values.processes = Some(u64::from(limits.pids));
+        }
+        values
+    }
+
+    pub(super) fn hostname(&self) -> String {
+        if self.shared.spec.hostname.is_empty() { self.record.id.clone() } else { self.shared.spec.hostname.clone() }
+    }
+
+    async fn kill_cgroup(&self, cgroup: Option<Cgroup>) {
+        if let Some(cgroup) = cgroup {
+            let _ = blocking(move || cgroup.kill().and_then(|()| cgroup.remove())).await;
+        }
+    }
+
+    /// The start came to nothing. Whoever asked for it is told why; a restart that was due goes by its policy.
+    fn start_failed(&mut self, sentence: &str) {
+        let asked = self.waiting.iter().any(|(_, a)| *a == Await::Running);
+        let exit = Exit::new(Reason::StartFailed, sentence);
+        let fault = Fault::failed(format!("agent {} could not be started: {sentence}", self.record.id));
+        let outcome = Outcome::Failed(fault);
+        let notes = self.notes_of(Await::Running, &outcome);
+        self.record.open.clear();
+        if self.record.state != State::Starting {
+            // A restart whose plan cannot even be made.
+            self.commit(State::Starting, "starting", "", None, Vec::new());
+        }
+        self.conclude(exit, 0, asked, notes);
+        self.end_waiting(Await::Running, &outcome);
+    }
+
+    /// The compiled policy, shared with all agents of the same policy and limits.
+    pub(super) fn load_plan(&mut self) -> Result<(Arc<crate::spawner::client::PlanText>, Arc<agent_kernel::plan::Plan>), Fault> {
+        let (text, plan) = match &self.plan {
+            Some((text, plan)) => (text.clone(), plan.clone()),
+            None => self.context.plans.compile(&self.shared.spec, &self.context.host)?,
+        };
+        self.plan = Some((text.clone(), plan.clone()));
+        Ok((text, plan))
+    }
+
+    /// Lets an exec or attach in; an agent that sleeps because it was idle is woken.
+    pub(super) async fn grant(&mut self) -> Result<Grant, Fault> {
+        if self.record.state == State::Paused && self.record.pause_cause == "idle" {
+            self.resume("somebody entered").await?;
+        }
+        let id = &self.record.id;
+        match self.record.state {
+            State::Running => {}
+            State::Paused => return Err(precondition(format!("agent {id} is paused by request; resume it first"))),
+            state => return Err(precondition(format!("agent {id} is {}; nothing runs in it", state.name()))),
+        }
+        let (plan, _) = self.load_plan()?;
+        let (Some(run), Some(process)) = (&self.run, &self.record.process) else {
+            return Err(precondition(format!("agent {} has just ended", self.record.id)));
+        };
+        let pidfd = run.pidfd.as_ref().and_then(|p| rustix::io::fcntl_dupfd_cloexec(p.as_fd(), 3).ok());
+        let Some(pidfd) = pidfd else { return Err(precondition(format!("agent {} has just ended", self.record.id))) };
+        Ok(Grant {
+            pid: process.pid,
+            pidfd,
+            plan,
+            cgroup: run.cgroup.as_ref().and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
+            hostname: self.hostname(),
+            uid_slot: self.record.uid_slot,
+            run: self.record.run,
+            _session: self.shared.enter(),
+        })
+    }
+}
