@@ -1,1 +1,30 @@
-//! The Agent Kernel.
+//! The Agent Kernel: what stands between an AI agent and the host it runs on.
+//!
+//! One typed [`policy::Policy`], deny by default, is compiled for a [`host::Host`] to a [`plan::Plan`]: mounts, Landlock
+//! rules, a seccomp filter, capabilities, cgroup values, limits. [`launch::launch`] starts a program under it;
+//! [`launch::launch_into`] one more in a sandbox that runs. What cannot be enforced fails the start, unless the policy
+//! calls it optional; [`applied::Applied`] says what truly is in force.
+
+pub mod applied;
+pub mod capability;
+pub mod cgroup;
+pub mod error;
+pub mod host;
+pub mod image;
+pub mod init;
+pub mod launch;
+pub mod plan;
+pub mod policy;
+pub mod root;
+pub mod seccomp;
+pub mod sys;
+pub mod workspace;
+
+pub use applied::Applied;
+pub use cgroup::Cgroup;
+pub use error::LaunchError;
+pub use host::Host;
+pub use launch::{Identity, Launch, Launched, Prepared, launch, launch_into};
+pub use plan::{Plan, compile};
+pub use policy::{Layer, Level, Policy, PolicyError};
+pub use workspace::Workspace;
