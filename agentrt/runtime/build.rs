@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let set = protox::compile([&file], [&proto])?;
     // Messages are stored on disk and printed by the command line as JSON; states and reasons as words there.
     let mut builder = tonic_prost_build::configure()
+        .btree_map(".")
         .message_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default)]")
         .enum_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)] #[serde(rename_all = \"snake_case\")]");
     for (field, with) in [

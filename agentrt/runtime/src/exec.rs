@@ -26,6 +26,7 @@ pub struct ExecPlan {
     pub env: Vec<(String, String)>,
     pub cwd: String,
     pub hostname: String,
+    pub machine_id: String,
     pub uid_slot: u32,
     pub cgroup: Vec<u8>,
     pub tty: bool,
@@ -84,6 +85,7 @@ pub async fn spawn(context: &Context, agent: &str, plan: ExecPlan, stdio: [Owned
         env: plan.env,
         cwd: plan.cwd,
         hostname: plan.hostname,
+        machine_id: plan.machine_id,
         uid_slot: plan.uid_slot,
         cgroup: plan.cgroup,
         tty: plan.tty,
@@ -92,7 +94,7 @@ pub async fn spawn(context: &Context, agent: &str, plan: ExecPlan, stdio: [Owned
     let fds = vec![plan.pidfd, stdin, stdout, stderr];
     match context.spawner_of(agent).call(Ask::Exec(Box::new(ask)), fds, Some(plan.plan)).await {
         Ok((Answer::Started { pid, .. }, Some(pidfd))) => {
-            let pidfd = AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
+            let pidfd = crate::ready::watch_process(pidfd)
                 .map_err(|e| failed_in(agent, &format!("the process cannot be watched: {e}")))?;
             Ok(Child { pid, pidfd, ends: context.ends.clone() })
         }

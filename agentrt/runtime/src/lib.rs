@@ -6,9 +6,23 @@
 // The items of this crate serve its own two programs; names and module docs say what they are.
 #![allow(missing_docs)]
 
+pub mod adopt;
+pub mod agent;
+pub mod cli;
 pub mod clock;
+pub mod connection;
+pub mod context;
+pub mod daemon;
+pub mod exec;
 pub mod fault;
 pub mod logs;
+pub mod plans;
+pub mod probe;
+pub mod process;
+pub mod random;
+pub mod ready;
+pub mod service;
+pub mod spawner;
 pub mod spec;
 pub mod state;
 pub mod status;

@@ -31,6 +31,12 @@ impl Agent {
         self.end_waiting(Await::Ended, &outcome);
     }
 
+    /// Init recorded the end of the present run.
+    pub(super) fn has_ended_record(&self) -> bool {
+        let ended = File::open(self.shared.dir.join("status")).ok().and_then(|f| status::Ended::read(&f).ok());
+        ended.is_some_and(|e| e.set == 1 && e.run == self.record.run)
+    }
+
     /// The reason of an end, from what init recorded, what the cgroup counted and what the runtime itself decided.
     fn explain(&self, before: &Stats, after: Option<&Stats>) -> Exit {
         let ended = File::open(self.shared.dir.join("status")).ok().and_then(|f| status::Ended::read(&f).ok());

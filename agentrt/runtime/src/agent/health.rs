@@ -182,6 +182,7 @@ impl Agent {
                 cgroup: self.run.as_ref().and_then(|r| r.cgroup.as_ref()).and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
                 plan: self.plan.as_ref().map(|(text, _)| text.clone()),
                 hostname: self.hostname(),
+                machine_id: self.machine_id(),
                 uid_slot: self.record.uid_slot,
                 run,
                 ran_ms: since_start,

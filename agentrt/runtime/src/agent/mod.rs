@@ -1,5 +1,6 @@
 //! One agent: a task that owns its record. All that happens to the agent happens here, one thing after the other.
 
+mod adopted;
 mod ending;
 pub mod health;
 mod run;
@@ -63,6 +64,7 @@ pub struct Grant {
     pub plan: Arc<PlanText>,
     pub cgroup: Vec<u8>,
     pub hostname: String,
+    pub machine_id: String,
     pub uid_slot: u32,
     pub run: u64,
     _session: Session,

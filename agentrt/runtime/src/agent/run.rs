@@ -6,13 +6,12 @@ use crate::spawner::client::CallError;
 use crate::spawner::protocol::{Answer, Ask, LaunchAsk};
 use crate::state::{Exit, Reason, State};
 use crate::store::record::Process;
-use crate::store::requests::{Outcome, Ticket};
+use crate::store::requests::{Outcome, Ticket, fingerprint};
 use crate::{clock, status};
 use agent_kernel::cgroup::{Cgroup, Handle};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Launches that are tried when spawners die beneath them.
@@ -66,7 +65,7 @@ impl Agent {
         let handle = cgroup.as_ref().map(Cgroup::handle);
         match self.launch_once_or_thrice(plan, handle.as_ref()).await {
             Launch::Runs(process, pidfd, enforced) => {
-                let pidfd = match AsyncFd::with_interest(pidfd, Interest::READABLE) {
+                let pidfd = match crate::ready::watch_process(pidfd) {
                     Ok(pidfd) => pidfd,
                     Err(e) => {
                         self.kill_cgroup(cgroup).await;
@@ -119,6 +118,7 @@ impl Agent {
                 env: spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
                 cwd: spec.cwd.clone(),
                 hostname: self.hostname(),
+                machine_id: self.machine_id(),
                 uid_slot: self.record.uid_slot,
                 cgroup: cgroup_text.clone(),
                 log_bytes: self.shared.settings.log_bytes,
@@ -202,7 +202,14 @@ impl Agent {
     }
 
     pub(super) fn hostname(&self) -> String {
-        if self.shared.spec.hostname.is_empty() { self.record.id.clone() } else { self.shared.spec.hostname.clone() }
+        // An id may have '_', a host name may not.
+        if self.shared.spec.hostname.is_empty() { self.record.id.replace('_', "-") } else { self.shared.spec.hostname.clone() }
+    }
+
+    /// The same for all runs of the agent, and of no other agent.
+    pub(super) fn machine_id(&self) -> String {
+        let of = |salt: &str| fingerprint(format!("{salt} {} {}", self.record.id, self.record.created_unix_ms).as_bytes());
+        format!("{:016x}{:016x}", of("a"), of("b"))
     }
 
     async fn kill_cgroup(&self, cgroup: Option<Cgroup>) {
@@ -212,7 +219,7 @@ impl Agent {
     }
 
     /// The start came to nothing. Whoever asked for it is told why; a restart that was due goes by its policy.
-    fn start_failed(&mut self, sentence: &str) {
+    pub(super) fn start_failed(&mut self, sentence: &str) {
         let asked = self.waiting.iter().any(|(_, a)| *a == Await::Running);
         let exit = Exit::new(Reason::StartFailed, sentence);
         let fault = Fault::failed(format!("agent {} could not be started: {sentence}", self.record.id));
@@ -260,6 +267,7 @@ impl Agent {
             plan,
             cgroup: run.cgroup.as_ref().and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
             hostname: self.hostname(),
+            machine_id: self.machine_id(),
             uid_slot: self.record.uid_slot,
             run: self.record.run,
             _session: self.shared.enter(),

@@ -1,1 +1,5 @@
-fn main() {}
+//! `gpve-agentrt`: the daemon, and the command line for people.
+
+fn main() -> std::process::ExitCode {
+    agentrt::cli::main()
+}

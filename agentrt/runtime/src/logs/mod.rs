@@ -5,6 +5,7 @@
 //! construction and no directory is ever touched: init holds four descriptors and nothing else.
 //! A reader checks a segment's header again after it read from it: reuse beneath its feet is seen, not misread.
 
+pub mod follow;
 pub mod reader;
 pub mod writer;
 

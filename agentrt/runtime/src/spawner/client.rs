@@ -44,8 +44,13 @@ struct Call {
     done: oneshot::Sender<Called>,
 }
 
-/// A child of a spawner ended: its pid, and its wait status as wait(2) has it.
-pub type EndedNews = (i32, i32);
+/// News of a spawner's children; a pid means the process since its last birth.
+#[derive(Clone, Copy, Debug)]
+pub enum News {
+    Born(i32),
+    /// With its wait status, as wait(2) has it.
+    Ended(i32, i32),
+}
 
 #[derive(Clone)]
 pub struct Spawner {
@@ -58,7 +63,7 @@ pub struct Config {
     /// The sealed program.
     pub program: Arc<OwnedFd>,
     pub restarts: Arc<AtomicU64>,
-    pub news: mpsc::UnboundedSender<EndedNews>,
+    pub news: mpsc::UnboundedSender<News>,
 }
 
 /// The spawner's program in sealed memory: what runs as /proc/1/exe of an agent can be written to by nobody.
@@ -159,10 +164,15 @@ async fn run(config: Config, mut link: Link, mut calls: mpsc::Receiver<Call>) {
             },
             reply = link.receive(&mut buffer) => match reply {
                 Ok(Some((Reply { token: 0, body: Answer::Ended { pid, wait_status } }, _))) => {
-                    let _ = config.news.send((pid, wait_status));
+                    let _ = config.news.send(News::Ended(pid, wait_status));
                     false
                 }
-                Ok(Some((Reply { token, body }, fd))) => answered(&link, &mut pending, token, body, fd).await.is_err(),
+                Ok(Some((Reply { token, body }, fd))) => {
+                    if let Answer::Started { pid, .. } = body {
+                        let _ = config.news.send(News::Born(pid));
+                    }
+                    answered(&link, &mut pending, token, body, fd).await.is_err()
+                }
                 _ => true,
             },
         };
@@ -217,7 +227,7 @@ async fn open(config: &Config) -> Result<Link, String> {
             dial(&path).map_err(|e| format!("spawner: {} does not answer: {e}", path.display()))?
         }
     };
-    let link = Link { socket: AsyncFd::new(socket).map_err(|e| format!("spawner: {e}"))? };
+    let link = Link { socket: crate::ready::watch(socket, tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE).map_err(|e| format!("spawner: {e}"))? };
     let mut buffer = vec![0u8; MOST_BYTES];
     let hello = async {
         link.send(&Request { token: 1, body: Ask::Hello { version: VERSION } }, &[]).await?;

@@ -96,8 +96,8 @@ impl Hooks for AgentHooks {
             }
         }
         self.log.note_drops();
-        let ended =
-            status::Ended { run: self.run, wait_status: u64::from(record.wait_status() as u32), boottime_ms: clock::boottime_ms(), set: 1 };
+        let wait_status = record.signal.unwrap_or_else(|| record.code.unwrap_or(0) << 8);
+        let ended = status::Ended { run: self.run, wait_status: wait_status as u64, boottime_ms: clock::boottime_ms(), set: 1 };
         let _ = ended.write(&self.status);
     }
 }

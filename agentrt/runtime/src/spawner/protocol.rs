@@ -23,8 +23,8 @@ pub enum Ask {
     Exec(Box<ExecAsk>),
     /// Descriptor: pidfd of init. Answers with a TCP socket in the agent's network namespace.
     Socket,
-    /// Answers with a descriptor of the agent's workspace. Descriptor: pidfd of init, when it runs.
-    Workspace { agent: String, pid: i32, key: u64 },
+    /// Answers with a descriptor of the top of the agent's workspace.
+    Workspace { agent: String },
     /// The agent is deleted: its workspace goes.
     Forget { agent: String },
 }
@@ -40,6 +40,7 @@ pub struct LaunchAsk {
     pub env: Vec<(String, String)>,
     pub cwd: String,
     pub hostname: String,
+    pub machine_id: String,
     /// The agent's range of user ids, by its number.
     pub uid_slot: u32,
     /// Handle of its cgroup, as JSON; empty where the host has none.
@@ -58,6 +59,7 @@ pub struct ExecAsk {
     pub env: Vec<(String, String)>,
     pub cwd: String,
     pub hostname: String,
+    pub machine_id: String,
     pub uid_slot: u32,
     pub cgroup: Vec<u8>,
     /// stdin is a terminal: a session of its own, with it as controlling terminal.

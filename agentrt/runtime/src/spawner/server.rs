@@ -143,25 +143,13 @@ impl Server {
                 Ok(()) => (Answer::Done, None),
                 Err(e) => fail(e),
             },
-            Ask::Launch(ask) => {
-                let answer = self.sandboxes.launch(&ask);
-                if let Answer::Launched { pid, .. } = answer {
-                    self.children.insert(pid);
-                }
-                (answer, None)
-            }
-            Ask::Exec(ask) => {
-                let answer = self.sandboxes.exec(&ask, fds);
-                if let Answer::Started { pid, .. } = answer {
-                    self.children.insert(pid);
-                }
-                (answer, None)
-            }
+            Ask::Launch(ask) => self.adopt(|sandboxes| sandboxes.launch(&ask)),
+            Ask::Exec(ask) => self.adopt(|sandboxes| sandboxes.exec(&ask, fds)),
             Ask::Socket => match self.sandboxes.socket(fds) {
                 Ok(fd) => (Answer::Descriptor, Some(fd)),
                 Err(e) => fail(e),
             },
-            Ask::Workspace { agent, pid, key } => match self.sandboxes.workspace(&agent, pid, key, fds) {
+            Ask::Workspace { agent } => match self.sandboxes.workspace(&agent) {
                 Ok(fd) => (Answer::Descriptor, Some(fd)),
                 Err(e) => fail(e),
             },
@@ -170,6 +158,15 @@ impl Server {
                 (Answer::Done, None)
             }
         }
+    }
+
+    /// Notes the child that came of it.
+    fn adopt(&mut self, work: impl FnOnce(&mut Sandboxes) -> (Answer, Option<OwnedFd>)) -> (Answer, Option<OwnedFd>) {
+        let (answer, fd) = work(&mut self.sandboxes);
+        if let Answer::Launched { pid, .. } | Answer::Started { pid, .. } = answer {
+            self.children.insert(pid);
+        }
+        (answer, fd)
     }
 
     fn tell(&self, reply: &Reply, descriptor: Option<&OwnedFd>) -> bool {

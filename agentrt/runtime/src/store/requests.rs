@@ -46,7 +46,7 @@ pub struct Requests(Arc<Mutex<Table>>);
 pub struct Ticket {
     table: Requests,
     pub id: String,
-    pub verb: &'static str,
+    pub verb: String,
     pub body: u64,
     outcome: watch::Sender<Option<Outcome>>,
     ended: bool,
@@ -60,9 +60,9 @@ pub enum Begun {
 }
 
 impl Requests {
-    pub fn begin(&self, id: &str, verb: &'static str, body: u64) -> Result<Begun, Fault> {
+    pub fn begin(&self, id: &str, verb: &str, body: u64) -> Result<Begun, Fault> {
         let (tx, rx) = watch::channel(None);
-        let ticket = |tx| Ticket { table: self.clone(), id: id.to_owned(), verb, body, outcome: tx, ended: false };
+        let ticket = |tx| Ticket { table: self.clone(), id: id.to_owned(), verb: verb.to_owned(), body, outcome: tx, ended: false };
         if id.is_empty() {
             return Ok(Begun::Fresh(ticket(tx), rx));
         }
@@ -81,7 +81,7 @@ impl Requests {
     }
 
     /// Takes up a request of the daemon before this one: ended as it stands in the journal, or still to be ended.
-    pub fn recall(&self, note: &RequestNote, verb: &'static str) -> Option<Ticket> {
+    pub fn recall(&self, note: &RequestNote) -> Option<Ticket> {
         let (tx, rx) = watch::channel(note.outcome.clone());
         let mut table = self.lock();
         table.entries.insert(note.id.clone(), Entry { verb: note.verb.clone(), body: note.body, outcome: rx });
@@ -91,7 +91,7 @@ impl Requests {
             return None;
         }
         drop(table);
-        Some(Ticket { table: self.clone(), id: note.id.clone(), verb, body: note.body, outcome: tx, ended: false })
+        Some(Ticket { table: self.clone(), id: note.id.clone(), verb: note.verb.clone(), body: note.body, outcome: tx, ended: false })
     }
 
     pub fn len(&self) -> usize {
@@ -119,7 +119,7 @@ impl Table {
 
 impl Ticket {
     pub fn note(&self, outcome: Option<Outcome>) -> Option<RequestNote> {
-        (!self.id.is_empty()).then(|| RequestNote { id: self.id.clone(), verb: self.verb.to_owned(), body: self.body, outcome })
+        (!self.id.is_empty()).then(|| RequestNote { id: self.id.clone(), verb: self.verb.clone(), body: self.body, outcome })
     }
 
     /// Ends the request and answers all who wait for it. A refusal leaves no trace: a retry is a new try.
