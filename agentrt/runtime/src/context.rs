@@ -1,7 +1,6 @@
 //! What all agents of a daemon share.
 
 use crate::agent::Shared;
-use crate::exec::Ends;
 use crate::fault::{Fault, exhausted, not_found};
 use crate::plans::Plans;
 use crate::spawner::client::Spawner;
@@ -24,7 +23,6 @@ pub struct Context {
     pub spawners: Vec<Spawner>,
     pub spawner_restarts: Arc<AtomicU64>,
     pub plans: Plans,
-    pub ends: Arc<Ends>,
     pub follow: crate::logs::follow::Watcher,
     pub agents: Mutex<BTreeMap<String, Arc<Shared>>>,
     /// Ids in the middle of their Create, and the user id ranges that are taken.

@@ -1,11 +1,10 @@
 //! The daemon: one per directory, one at a time.
 
 use crate::context::Context;
-use crate::exec::Ends;
 use crate::pb::runtime_service_server::RuntimeServiceServer;
 use crate::plans::Plans;
 use crate::service::Service;
-use crate::spawner::client::{Config, News, Spawner, seal};
+use crate::spawner::client::{Config, Spawner, seal};
 use crate::store::journal::Journal;
 use crate::store::requests::{Requests, fingerprint};
 use crate::{adopt, logs};
@@ -17,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -75,14 +73,11 @@ async fn serve(options: Options) -> Result<(), String> {
     reap_orphans()?;
     let program = seal(&options.spawner).map_err(|e| format!("the spawner's program {}: {e}", options.spawner.display()))?;
     let (program, restarts) = (Arc::new(program), Arc::default());
-    let (news, news_in) = mpsc::unbounded_channel();
     let mut spawners = Vec::new();
     for index in 0..options.spawners {
-        let config = Config { root: options.root.clone(), index, program: Arc::clone(&program), restarts: Arc::clone(&restarts), news: news.clone() };
+        let config = Config { root: options.root.clone(), index, program: Arc::clone(&program), restarts: Arc::clone(&restarts) };
         spawners.push(Spawner::start(config).await?);
     }
-    let ends = Arc::new(Ends::default());
-    tokio::spawn(hear(ends.clone(), news_in));
     let (journal, recovered) = Journal::open(&options.root.join("events")).map_err(|e| format!("{}/events: {e}", options.root.display()))?;
     let own_name = fingerprint(options.root.as_os_str().as_encoded_bytes()) & 0xffff_ffff;
     let context = Arc::new(Context {
@@ -94,7 +89,6 @@ async fn serve(options: Options) -> Result<(), String> {
         spawners,
         spawner_restarts: restarts,
         plans: Plans::default(),
-        ends,
         follow: logs::follow::Watcher::new().map_err(|e| format!("inotify: {e}"))?,
         agents: Default::default(),
         taken: Default::default(),
@@ -133,15 +127,6 @@ async fn serve(options: Options) -> Result<(), String> {
     let _ = std::fs::remove_file(&options.socket);
     context.tidy();
     result
-}
-
-async fn hear(ends: Arc<Ends>, mut news: mpsc::UnboundedReceiver<News>) {
-    while let Some(news) = news.recv().await {
-        match news {
-            News::Born(pid) => ends.forget(pid),
-            News::Ended(pid, status) => ends.put(pid, status),
-        }
-    }
 }
 
 /// Reaps spawners that ended, and what a dead spawner left to us.

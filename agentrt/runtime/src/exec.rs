@@ -6,17 +6,10 @@ use crate::spawner::client::{CallError, PlanText};
 use crate::spawner::protocol::{Answer, Ask, ExecAsk};
 use crate::state::{Exit, Reason};
 use rustix::process::{Signal, pidfd_send_signal};
-use std::collections::{HashMap, VecDeque};
+use agent_kernel::init::ExitRecord;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::Notify;
-
-/// How many ends of processes are kept for those who come for them.
-const KEPT: usize = 4_096;
-/// How long after a process' end its status may come.
-const STATUS_MS: u64 = 2_000;
 
 pub struct ExecPlan {
     pub plan: Arc<PlanText>,
@@ -32,48 +25,11 @@ pub struct ExecPlan {
     pub tty: bool,
 }
 
-/// Wait statuses of the spawners' children, as they tell them.
-#[derive(Default)]
-pub struct Ends {
-    table: Mutex<(HashMap<i32, i32>, VecDeque<i32>)>,
-    news: Notify,
-}
-
-impl Ends {
-    pub fn put(&self, pid: i32, wait_status: i32) {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let (statuses, order) = &mut *table;
-        if statuses.insert(pid, wait_status).is_none() {
-            order.push_back(pid);
-        }
-        while order.len() > KEPT {
-            if let Some(old) = order.pop_front() {
-                statuses.remove(&old);
-            }
-        }
-        drop(table);
-        self.news.notify_waiters();
-    }
-
-    fn take(&self, pid: i32) -> Option<i32> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let status = table.0.remove(&pid);
-        if status.is_some() {
-            table.1.retain(|p| *p != pid);
-        }
-        status
-    }
-
-    /// A pid is used again: what is known of the process before it counts no more.
-    pub fn forget(&self, pid: i32) {
-        self.take(pid);
-    }
-}
-
 pub struct Child {
     pub pid: i32,
     pidfd: AsyncFd<OwnedFd>,
-    ends: Arc<Ends>,
+    /// On which its supervisor tells how it ended.
+    status: OwnedFd,
 }
 
 /// Runs `plan.argv` in the sandbox with these three descriptors as stdin, stdout, stderr.
@@ -93,10 +49,13 @@ pub async fn spawn(context: &Context, agent: &str, plan: ExecPlan, stdio: [Owned
     let [stdin, stdout, stderr] = stdio;
     let fds = vec![plan.pidfd, stdin, stdout, stderr];
     match context.spawner_of(agent).call(Ask::Exec(Box::new(ask)), fds, Some(plan.plan)).await {
-        Ok((Answer::Started { pid, .. }, Some(pidfd))) => {
+        Ok((Answer::Started { pid }, fds)) => {
+            let Ok([pidfd, status]) = <[OwnedFd; 2]>::try_from(fds) else {
+                return Err(failed_in(agent, "the spawner gave no descriptors of the program"));
+            };
             let pidfd = crate::ready::watch_process(pidfd)
                 .map_err(|e| failed_in(agent, &format!("the process cannot be watched: {e}")))?;
-            Ok(Child { pid, pidfd, ends: context.ends.clone() })
+            Ok(Child { pid, pidfd, status })
         }
         Ok(_) => Err(failed_in(agent, "the spawner answered something else than was asked")),
         Err(CallError::Refused(sentence)) => Err(failed_in(agent, &sentence)),
@@ -116,27 +75,19 @@ impl Child {
     /// Waits for its end.
     pub async fn ended(&self) -> Exit {
         let _ = self.pidfd.readable().await;
-        let deadline = tokio::time::Instant::now() + Duration::from_millis(STATUS_MS);
-        loop {
-            let news = self.ends.news.notified();
-            tokio::pin!(news);
-            news.as_mut().enable();
-            if let Some(status) = self.ends.take(self.pid) {
-                return exit_of(status);
+        // The supervisor wrote its record before it ended; one that was killed wrote none, and the pipe has an end.
+        let mut raw = [0u8; ExitRecord::SIZE];
+        let n = rustix::io::read(&self.status, &mut raw[..]).unwrap_or(0);
+        match ExitRecord::from_bytes(&raw[..n]) {
+            Some(ExitRecord { signal: Some(signal), .. }) => {
+                let reason = if signal == libc::SIGSYS { Reason::Policy } else { Reason::Signal };
+                Exit { signal, ..Exit::new(reason, format!("signal {signal}")) }
             }
-            if tokio::time::timeout_at(deadline, news).await.is_err() {
-                return Exit::new(Reason::Killed, "how it ended is unknown: the spawner died meanwhile");
+            Some(ExitRecord { code, .. }) => {
+                let code = code.unwrap_or(0);
+                Exit { code, ..Exit::new(Reason::Exited, format!("exit code {code}")) }
             }
+            None => Exit { signal: libc::SIGKILL, ..Exit::new(Reason::Killed, "it was killed") },
         }
     }
-}
-
-fn exit_of(status: i32) -> Exit {
-    if libc::WIFSIGNALED(status) {
-        let signal = libc::WTERMSIG(status);
-        let reason = if signal == libc::SIGSYS { Reason::Policy } else { Reason::Signal };
-        return Exit { signal, ..Exit::new(reason, format!("signal {signal}")) };
-    }
-    let code = libc::WEXITSTATUS(status);
-    Exit { code, ..Exit::new(Reason::Exited, format!("exit code {code}")) }
 }

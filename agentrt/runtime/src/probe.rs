@@ -106,7 +106,7 @@ async fn connect(target: &Target, port: u16) -> Result<TcpStream, String> {
     let Some(pidfd) = &target.pidfd else { return Err("the agent has no process".into()) };
     let pidfd = pidfd.try_clone().map_err(|e| e.to_string())?;
     let socket = match target.context.spawner_of(&target.shared.id).call(Ask::Socket, vec![pidfd], None).await {
-        Ok((Answer::Descriptor, Some(socket))) => socket,
+        Ok((Answer::Descriptor, mut fds)) if fds.len() == 1 => fds.remove(0),
         Ok(_) => return Err("the spawner gave no socket".into()),
         Err(CallError::Refused(sentence)) => return Err(sentence),
         Err(CallError::Lost) => return Err("the spawner died".into()),

@@ -127,7 +127,8 @@ impl Agent {
                 heartbeat: self.shared.settings.heartbeat,
             };
             match spawner.call(Ask::Launch(Box::new(ask)), Vec::new(), Some(plan.clone())).await {
-                Ok((Answer::Launched { pid, start_ticks, enforced }, Some(pidfd))) => {
+                Ok((Answer::Launched { pid, start_ticks, enforced }, mut fds)) if fds.len() == 1 => {
+                    let pidfd = fds.remove(0);
                     let process = Process { pid, start_ticks, boot_id: clock::boot_id().to_owned() };
                     return Launch::Runs(process, pidfd, enforced);
                 }

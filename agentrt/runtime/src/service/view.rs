@@ -4,7 +4,7 @@ use crate::agent::{Shared, blocking};
 use crate::context::Context;
 use crate::fault::Fault;
 use crate::state::{Exit, Reason, State};
-use crate::store::record::{Event, Record};
+use crate::store::record::Event;
 use crate::{clock, pb, process, status};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -171,9 +171,4 @@ pub fn info(context: &Context) -> pb::InfoReply {
         last_event: context.journal.last(),
         first_event: context.journal.first(),
     }
-}
-
-/// A run goes on, or will.
-pub fn lives(record: &Record) -> bool {
-    !matches!(record.state, State::Exited | State::Deleting)
 }

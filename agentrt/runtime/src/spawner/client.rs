@@ -35,21 +35,13 @@ pub enum CallError {
     Refused(String),
 }
 
-type Called = Result<(Answer, Option<OwnedFd>), CallError>;
+type Called = Result<(Answer, Vec<OwnedFd>), CallError>;
 
 struct Call {
     body: Ask,
     fds: Vec<OwnedFd>,
     plan: Option<Arc<PlanText>>,
     done: oneshot::Sender<Called>,
-}
-
-/// News of a spawner's children; a pid means the process since its last birth.
-#[derive(Clone, Copy, Debug)]
-pub enum News {
-    Born(i32),
-    /// With its wait status, as wait(2) has it.
-    Ended(i32, i32),
 }
 
 #[derive(Clone)]
@@ -63,7 +55,6 @@ pub struct Config {
     /// The sealed program.
     pub program: Arc<OwnedFd>,
     pub restarts: Arc<AtomicU64>,
-    pub news: mpsc::UnboundedSender<News>,
 }
 
 /// The spawner's program in sealed memory: what runs as /proc/1/exe of an agent can be written to by nobody.
@@ -113,13 +104,13 @@ impl Link {
         }
     }
 
-    async fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(Reply, Option<OwnedFd>)>> {
+    async fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
         loop {
             let mut guard = self.socket.readable().await?;
             if let Ok(received) = guard.try_io(|s| wire::receive(s, buffer)) {
-                let Some((n, mut fds)) = received? else { return Ok(None) };
+                let Some((n, fds)) = received? else { return Ok(None) };
                 let reply = postcard::from_bytes(&buffer[..n]).map_err(io::Error::other)?;
-                return Ok(Some((reply, fds.pop())));
+                return Ok(Some((reply, fds)));
             }
         }
     }
@@ -163,16 +154,7 @@ async fn run(config: Config, mut link: Link, mut calls: mpsc::Receiver<Call>) {
                 }
             },
             reply = link.receive(&mut buffer) => match reply {
-                Ok(Some((Reply { token: 0, body: Answer::Ended { pid, wait_status } }, _))) => {
-                    let _ = config.news.send(News::Ended(pid, wait_status));
-                    false
-                }
-                Ok(Some((Reply { token, body }, fd))) => {
-                    if let Answer::Started { pid, .. } = body {
-                        let _ = config.news.send(News::Born(pid));
-                    }
-                    answered(&link, &mut pending, token, body, fd).await.is_err()
-                }
+                Ok(Some((Reply { token, body }, fds))) => answered(&link, &mut pending, token, body, fds).await.is_err(),
                 _ => true,
             },
         };
@@ -194,21 +176,21 @@ async fn run(config: Config, mut link: Link, mut calls: mpsc::Receiver<Call>) {
     }
 }
 
-async fn answered(link: &Link, pending: &mut Pending, token: u64, body: Answer, fd: Option<OwnedFd>) -> io::Result<()> {
+async fn answered(link: &Link, pending: &mut Pending, token: u64, body: Answer, fds: Vec<OwnedFd>) -> io::Result<()> {
     let Some((done, plan, again)) = pending.remove(&token) else { return Ok(()) };
     let called = match body {
         Answer::UnknownPlan => {
-            if let (Some(plan), Some((ask, fds))) = (&plan, again) {
+            if let (Some(plan), Some((ask, beside))) = (&plan, again) {
                 link.send(&Request { token: u64::MAX, body: Ask::Plan { key: plan.key, json: plan.json.clone() } }, &[]).await?;
                 let request = Request { token, body: ask };
-                link.send(&request, &fds).await?;
+                link.send(&request, &beside).await?;
                 pending.insert(token, (done, None, None));
                 return Ok(());
             }
             Err(CallError::Refused("the spawner cannot keep the sandbox's plan".into()))
         }
         Answer::Failed(sentence) => Err(CallError::Refused(sentence)),
-        body => Ok((body, fd)),
+        body => Ok((body, fds)),
     };
     let _ = done.send(called);
     Ok(())
@@ -231,13 +213,9 @@ async fn open(config: &Config) -> Result<Link, String> {
     let mut buffer = vec![0u8; MOST_BYTES];
     let hello = async {
         link.send(&Request { token: 1, body: Ask::Hello { version: VERSION } }, &[]).await?;
-        loop {
-            // News of children of the connection before may come first.
-            match link.receive(&mut buffer).await? {
-                Some((Reply { token: 1, body }, _)) => return Ok(body),
-                Some(_) => {}
-                None => return Err(io::Error::other("it hung up")),
-            }
+        match link.receive(&mut buffer).await? {
+            Some((reply, _)) => Ok(reply.body),
+            None => Err(io::Error::other("it hung up")),
         }
     };
     match tokio::time::timeout(Duration::from_millis(ANSWER_MS), hello).await {

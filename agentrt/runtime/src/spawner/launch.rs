@@ -74,16 +74,16 @@ impl Sandboxes {
         Ok(())
     }
 
-    pub fn launch(&mut self, ask: &LaunchAsk) -> (Answer, Option<OwnedFd>) {
+    pub fn launch(&mut self, ask: &LaunchAsk) -> (Answer, Vec<OwnedFd>) {
         if !self.plans.contains_key(&ask.plan) {
-            return (Answer::UnknownPlan, None);
+            return (Answer::UnknownPlan, Vec::new());
         }
         match self.try_launch(ask) {
             Ok(born) => {
                 let Born { pid, start_ticks, pidfd, enforced } = born;
-                (Answer::Launched { pid, start_ticks, enforced }, Some(pidfd))
+                (Answer::Launched { pid, start_ticks, enforced }, vec![pidfd])
             }
-            Err(sentence) => (Answer::Failed(sentence), None),
+            Err(sentence) => (Answer::Failed(sentence), Vec::new()),
         }
     }
 
@@ -137,17 +137,17 @@ impl Sandboxes {
         Ok(())
     }
 
-    pub fn exec(&mut self, ask: &ExecAsk, fds: Vec<OwnedFd>) -> (Answer, Option<OwnedFd>) {
+    pub fn exec(&mut self, ask: &ExecAsk, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
         if !self.plans.contains_key(&ask.plan) {
-            return (Answer::UnknownPlan, None);
+            return (Answer::UnknownPlan, Vec::new());
         }
         match self.try_exec(ask, fds) {
-            Ok(born) => (Answer::Started { pid: born.pid, start_ticks: born.start_ticks }, Some(born.pidfd)),
-            Err(sentence) => (Answer::Failed(sentence), None),
+            Ok((launched, status)) => (Answer::Started { pid: launched.pid }, vec![launched.pidfd, status]),
+            Err(sentence) => (Answer::Failed(sentence), Vec::new()),
         }
     }
 
-    fn try_exec(&mut self, ask: &ExecAsk, fds: Vec<OwnedFd>) -> Result<Born, String> {
+    fn try_exec(&mut self, ask: &ExecAsk, fds: Vec<OwnedFd>) -> Result<(Launched, OwnedFd), String> {
         let Ok([pidfd, stdin, stdout, stderr]) = <[OwnedFd; 4]>::try_from(fds) else {
             return Err("a program needs four descriptors beside it".into());
         };
@@ -162,7 +162,10 @@ impl Sandboxes {
         wanted.cwd = if ask.cwd.is_empty() { None } else { Some(c_string(&ask.cwd)?) };
         wanted.stdio = [Some(stdin.as_raw_fd()), Some(stdout.as_raw_fd()), Some(stderr.as_raw_fd())];
         wanted.cgroup = cgroup.as_ref();
-        born(launch_into(pidfd.as_raw_fd(), wanted).map_err(|e| e.to_string())?)
+        let (status_read, status) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| format!("a pipe: {e}"))?;
+        wanted.status = Some(status.as_raw_fd());
+        let launched = launch_into(pidfd.as_raw_fd(), wanted).map_err(|e| e.to_string())?;
+        Ok((launched, status_read))
     }
 
     /// A TCP socket in the network of the agent behind the pidfd: made there, used here.

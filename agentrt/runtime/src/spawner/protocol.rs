@@ -68,7 +68,7 @@ pub struct ExecAsk {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Reply {
-    /// Of the request; 0 for news that nobody asked for.
+    /// Of the request.
     pub token: u64,
     pub body: Answer,
 }
@@ -77,14 +77,14 @@ pub struct Reply {
 pub enum Answer {
     Hello { version: u32, pid: i32, workspaces: u32 },
     Done,
+    /// Beside it the pidfd.
     Launched { pid: i32, start_ticks: u64, enforced: Vec<String> },
-    Started { pid: i32, start_ticks: u64 },
+    /// Beside it a pidfd, and a pipe on which its supervisor tells how it ended.
+    Started { pid: i32 },
     /// A descriptor comes with it.
     Descriptor,
     /// The plan of that key is not known (any more): send it, then ask again.
     UnknownPlan,
     /// One sentence.
     Failed(String),
-    /// News: a child ended, with its wait status.
-    Ended { pid: i32, wait_status: i32 },
 }

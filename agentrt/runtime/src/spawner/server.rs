@@ -128,55 +128,55 @@ impl Server {
             // Another build's words: nothing after it could be understood either.
             return false;
         };
-        let (answer, descriptor) = self.answer(request.body, fds);
-        self.tell(&Reply { token: request.token, body: answer }, descriptor.as_ref())
+        let (answer, descriptors) = self.answer(request.body, fds);
+        self.tell(&Reply { token: request.token, body: answer }, &descriptors)
     }
 
-    fn answer(&mut self, ask: Ask, fds: Vec<OwnedFd>) -> (Answer, Option<OwnedFd>) {
-        let fail = |sentence: String| (Answer::Failed(sentence), None);
+    fn answer(&mut self, ask: Ask, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
+        let fail = |sentence: String| (Answer::Failed(sentence), Vec::new());
         match ask {
             Ask::Hello { .. } => {
                 let workspaces = self.sandboxes.workspaces() as u32;
-                (Answer::Hello { version: VERSION, pid: std::process::id() as i32, workspaces }, None)
+                (Answer::Hello { version: VERSION, pid: std::process::id() as i32, workspaces }, Vec::new())
             }
             Ask::Plan { key, json } => match self.sandboxes.define(key, &json) {
-                Ok(()) => (Answer::Done, None),
+                Ok(()) => (Answer::Done, Vec::new()),
                 Err(e) => fail(e),
             },
             Ask::Launch(ask) => self.adopt(|sandboxes| sandboxes.launch(&ask)),
             Ask::Exec(ask) => self.adopt(|sandboxes| sandboxes.exec(&ask, fds)),
             Ask::Socket => match self.sandboxes.socket(fds) {
-                Ok(fd) => (Answer::Descriptor, Some(fd)),
+                Ok(fd) => (Answer::Descriptor, vec![fd]),
                 Err(e) => fail(e),
             },
             Ask::Workspace { agent } => match self.sandboxes.workspace(&agent) {
-                Ok(fd) => (Answer::Descriptor, Some(fd)),
+                Ok(fd) => (Answer::Descriptor, vec![fd]),
                 Err(e) => fail(e),
             },
             Ask::Forget { agent } => {
                 self.sandboxes.forget(&agent);
-                (Answer::Done, None)
+                (Answer::Done, Vec::new())
             }
         }
     }
 
     /// Notes the child that came of it.
-    fn adopt(&mut self, work: impl FnOnce(&mut Sandboxes) -> (Answer, Option<OwnedFd>)) -> (Answer, Option<OwnedFd>) {
-        let (answer, fd) = work(&mut self.sandboxes);
+    fn adopt(&mut self, work: impl FnOnce(&mut Sandboxes) -> (Answer, Vec<OwnedFd>)) -> (Answer, Vec<OwnedFd>) {
+        let (answer, fds) = work(&mut self.sandboxes);
         if let Answer::Launched { pid, .. } | Answer::Started { pid, .. } = answer {
             self.children.insert(pid);
         }
-        (answer, fd)
+        (answer, fds)
     }
 
-    fn tell(&self, reply: &Reply, descriptor: Option<&OwnedFd>) -> bool {
+    fn tell(&self, reply: &Reply, descriptors: &[OwnedFd]) -> bool {
         let Some(daemon) = &self.daemon else { return false };
         let Ok(raw) = postcard::to_stdvec(reply) else { return false };
-        let fds: Vec<_> = descriptor.into_iter().map(AsFd::as_fd).collect();
+        let fds: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         wire::send(daemon, &raw, &fds).is_ok()
     }
 
-    /// Reaps every child that has ended, also those that it inherited, and tells the daemon.
+    /// Reaps every child that has ended.
     fn reap(&mut self) {
         loop {
             let mut status = 0;
@@ -185,9 +185,7 @@ impl Server {
             if pid <= 0 {
                 return;
             }
-            if self.children.remove(&pid) && self.daemon.is_some() {
-                self.tell(&Reply { token: 0, body: Answer::Ended { pid, wait_status: status } }, None);
-            }
+            self.children.remove(&pid);
         }
     }
 }
