@@ -11,12 +11,7 @@ use crate::sys::{self, Side};
 pub(super) fn launch(launch: &Launch) -> Result<Launched, LaunchError> {
     let plan = &launch.prepared.plan;
     let failed = |what: &'static str| move |errno| LaunchError::new("launcher", what, errno);
-    let ids = (sys::ids().0 == 0).then(|| {
-        (
-            launch.identity.outside(plan.uid),
-            launch.identity.outside(plan.gid),
-        )
-    });
+    let ids = (sys::ids().0 == 0).then(|| (launch.identity.outside(plan.uid), launch.identity.outside(plan.gid)));
     let (report_read, report_write) = sys::pipe().map_err(failed("making a pipe"))?;
     let program = Program::prepare(launch)?;
     // SAFETY: `launch` has seen that this process has one thread.
@@ -36,11 +31,7 @@ pub(super) fn launch(launch: &Launch) -> Result<Launched, LaunchError> {
             // The pipe is closed by execve: no word is a good word.
             let mut bytes = [0u8; 4096];
             if sys::read(report_read.as_raw_fd(), &mut bytes) == Ok(0) {
-                return Ok(Launched {
-                    pid,
-                    pidfd,
-                    applied: Applied::of(plan, launch),
-                });
+                return Ok(Launched { pid, pidfd, applied: Applied::of(plan, launch) });
             }
             let _ = sys::wait(pid, 0);
             Err(super::parse_report(&bytes))
