@@ -21,6 +21,21 @@ pub struct Applied {
 
 impl Applied {
     pub(crate) fn of(plan: &Plan, launch: &Launch) -> Self {
+        let mut applied = Self::of_plan(plan);
+        let mut put = |layer: &str, what: String| drop(applied.layers.insert(layer.to_owned(), what));
+        if plan.level > Level::L1 {
+            put("identity", format!("{} ids from {}", launch.identity.ids, launch.identity.first_id));
+        }
+        if launch.cgroup.is_some() {
+            let controllers: Vec<String> =
+                plan.cgroup.controllers().iter().map(|c| format!("{c:?}").to_lowercase()).collect();
+            put("cgroup", controllers.join(" "));
+        }
+        applied
+    }
+
+    /// What follows from the plan alone.
+    pub(crate) fn of_plan(plan: &Plan) -> Self {
         let mut layers = BTreeMap::new();
         let mut put = |layer: &str, what: String| drop(layers.insert(layer.to_owned(), what));
         let landlock = &plan.landlock;
@@ -43,18 +58,11 @@ impl Applied {
         if plan.level > Level::L1 {
             let network = if plan.level == Level::L3 { " net" } else { "" };
             put("namespaces", format!("user pid mount ipc uts cgroup{network}"));
-            put("identity", format!("{} ids from {}", launch.identity.ids, launch.identity.first_id));
             put("root", format!("{:?}, read-only", plan.root));
             put("proc", if plan.proc_hidden { "hidepid=invisible, subset=pid" } else { "whole" }.into());
             if let Some(workspace) = &plan.workspace {
                 put("workspace", format!("{} bytes, {} inodes", workspace.size, workspace.inodes));
             }
-        }
-        if launch.cgroup.is_some() {
-            let values = &plan.cgroup;
-            let controllers: Vec<String> =
-                values.controllers().iter().map(|c| format!("{c:?}").to_lowercase()).collect();
-            put("cgroup", controllers.join(" "));
         }
         Self { level: plan.level, layers, missing: plan.missing.clone() }
     }

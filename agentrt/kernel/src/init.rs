@@ -80,7 +80,7 @@ pub(crate) fn is_plain_name(name: &str) -> bool {
 /// What [`run`] needs.
 pub(crate) struct Init<'a> {
     pub main: i32,
-    pub status: Option<RawFd>,
+    pub status: Option<(RawFd, u64)>,
     pub denials: Option<RawFd>,
     pub notes: Option<OwnedFd>,
     pub hooks: Option<&'a mut dyn Hooks>,
@@ -92,7 +92,7 @@ pub(crate) struct Init<'a> {
 pub(crate) fn run(init: Init) -> ! {
     let Init { main, status, denials, notes, mut hooks, supervisor } = init;
     let signals = sys::signalfd();
-    let mut kept: Vec<RawFd> = [status, denials].into_iter().flatten().collect();
+    let mut kept: Vec<RawFd> = [status.map(|(fd, _)| fd), denials].into_iter().flatten().collect();
     kept.extend(signals.as_ref().ok().map(AsRawFd::as_raw_fd));
     kept.extend(notes.as_ref().map(AsRawFd::as_raw_fd));
     kept.extend(hooks.as_ref().map(|hooks| hooks.keep()).unwrap_or_default());
@@ -112,8 +112,8 @@ pub(crate) fn run(init: Init) -> ! {
             if let Some(hooks) = hooks.as_mut() {
                 hooks.exited(&record);
             }
-            if let Some(to) = status {
-                tell(to, &record);
+            if let Some((to, offset)) = status {
+                tell(to, offset, &record);
             }
             sys::exit_now(code_of(status_of_main));
         }
@@ -211,10 +211,10 @@ fn count(file: RawFd, number: u32) {
     }
 }
 
-fn tell(to: RawFd, record: &ExitRecord) {
+fn tell(to: RawFd, offset: u64, record: &ExitRecord) {
     let bytes = record.to_bytes();
     // SAFETY: `bytes` is live and of this size.
-    let written = unsafe { libc::pwrite(to, bytes.as_ptr().cast(), bytes.len(), 0) };
+    let written = unsafe { libc::pwrite(to, bytes.as_ptr().cast(), bytes.len(), offset as i64) };
     if written < 0 && Errno::last().0 == libc::ESPIPE {
         let _ = sys::write(to, &bytes);
     }

@@ -336,7 +336,7 @@ fn landlock(policy: &Policy, host: &Host, lacking: &mut Lacking) -> Result<Landl
     Ok(plan)
 }
 
-fn landlock_paths(policy: &Policy) -> Vec<(PathBuf, Access)> {
+pub(crate) fn landlock_paths(policy: &Policy) -> Vec<(PathBuf, Access)> {
     let mut paths: Vec<(PathBuf, Access)> = Vec::new();
     let mut put = |path: &str, access| paths.push((path.into(), access));
     let root = policy.root.clone().unwrap_or_default();

@@ -113,3 +113,14 @@ impl Workspace {
         })
     }
 }
+
+/// The workspace of an agent that runs, as a directory descriptor: for a launcher that does not hold its [`Workspace`].
+/// `init` is the agent's init; the caller has made sure (by a pidfd) that it still is.
+pub fn reach(init: i32, plan: &WorkspacePlan) -> Result<OwnedFd, LaunchError> {
+    const IN_ROOT_WITHOUT_LINKS: u64 = 0x10 | 0x04 | 0x02;
+    let failed = |errno| LaunchError::new(LAYER, format!("reaching {} of process {init}", plan.path.display()), errno);
+    let root = sys::openat(sys::HERE, &c(format!("/proc/{init}/root").as_bytes()), libc::O_PATH | libc::O_DIRECTORY, 0);
+    let root = root.map_err(failed)?;
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+    sys::openat2(root.as_raw_fd(), &relative(&plan.path), flags, 0, IN_ROOT_WITHOUT_LINKS).map_err(failed)
+}

@@ -1,6 +1,6 @@
 //! The suite: every attack, at every level, by a launcher that is root and by one that is not; each with its control.
 //!
-//! `gpve-attack-suite [--table] [--only NAME]` prints a line of JSON for each run, then a summary. Ends with 1 where an
+//! `gpve-attack-suite [--only NAME] [--without seccomp|landlock|limits]` prints a line of JSON for each run, then a summary. Ends with 1 where an
 //! attack succeeded that the level promises to stop, where a refusal looked wrong, or where something outside changed.
 
 use std::ffi::CString;
@@ -31,7 +31,8 @@ enum End {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let only = arguments.iter().position(|a| a == "--only").and_then(|at| arguments.get(at + 1)).cloned();
+    let option = |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1)).cloned();
+    let only = option("--only");
     if sys::ids().0 != 0 {
         println!("{}", serde_json::json!({"skipped": "the suite needs root, to make the worlds in which it attacks"}));
         return;
@@ -47,7 +48,7 @@ fn main() {
     let mut counted = 0;
     let mut runs = 0;
     for user in [0, USER] {
-        let mut suite = Suite::new(user, host_namespace);
+        let mut suite = Suite::new(user, host_namespace, option("--without"));
         for attack in table::all().iter().filter(|a| only.as_deref().is_none_or(|only| only == a.name)) {
             let control = suite.control(attack);
             let succeeded = control == End::Succeeded;
@@ -106,15 +107,17 @@ fn said(end: &End) -> String {
 
 struct Suite {
     user: u32,
+    /// A layer that is left out, to show that the suite sees it.
+    without: Option<String>,
     host: Host,
     world: World,
 }
 
 impl Suite {
-    fn new(user: u32, host_namespace: u64) -> Self {
+    fn new(user: u32, host_namespace: u64, without: Option<String>) -> Self {
         let mut host = Host::probe();
         host.root = user == 0;
-        Self { user, host, world: World::new(user, host_namespace) }
+        Self { user, without, host, world: World::new(user, host_namespace) }
     }
 
     fn control(&mut self, attack: &table::Attack) -> End {
@@ -137,6 +140,7 @@ impl Suite {
             panic!("{errno}");
         });
         if attack.judged_at_victim {
+            std::thread::sleep(std::time::Duration::from_millis(20));
             return if end == End::Succeeded && !self.world.victim_lives() { end } else { End::Refused(0) };
         }
         end
@@ -144,6 +148,10 @@ impl Suite {
 
     /// How the attack ended inside, and what changed outside.
     fn attacked(&mut self, attack: &table::Attack, level: Level) -> (End, Option<String>) {
+        // What the control has set off may still be under way.
+        if attack.group == "network" || attack.group == "processes outside" {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         self.world.reset();
         let before = self.world.look();
         let scratch = self.world.scratch.clone();
@@ -162,7 +170,16 @@ impl Suite {
             host.cgroups = agent_kernel::cgroup::Layout::default();
         }
         let policy = Policy::from_toml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        let plan = compile(&policy, &host).unwrap_or_else(|error| panic!("{error}"));
+        let mut plan = compile(&policy, &host).unwrap_or_else(|error| panic!("{error}"));
+        match self.without.as_deref() {
+            Some("seccomp") => {
+                plan.filter = vec![sys::Instruction { code: 6, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW }];
+                plan.record_denials = false;
+            }
+            Some("landlock") => plan.landlock = agent_kernel::plan::LandlockPlan::default(),
+            Some("limits") => plan.limits.clear(),
+            _ => {}
+        }
         let mut targets = self.world.targets.clone();
         targets.scratch = if level == Level::L1 { scratch } else { "/work".into() };
         let argument = serde_json::to_string(&targets).expect("JSON");
@@ -193,6 +210,9 @@ impl Suite {
         if let Some(cgroup) = cgroup {
             cgroup.kill().expect("killing what is left");
             cgroup.remove().expect("removing the cgroup");
+        }
+        if attack.judged_at_victim {
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
         (end, self.world.changed(&before))
     }

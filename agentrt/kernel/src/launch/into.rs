@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::main_process::{self, Confinement, Program};
-use super::{Launch, Launched, await_start, check, report};
+use super::{Launch, Launched, await_release, await_start, check, release, report};
 use crate::applied::Applied;
 use crate::cgroup::Cgroup;
 use crate::error::LaunchError;
@@ -24,19 +24,20 @@ pub fn launch_into(pidfd: RawFd, mut launch: Launch) -> Result<Launched, LaunchE
     let failed = |what: &'static str| move |errno| LaunchError::new("launcher", what, errno);
     let doors = launch.cgroup.map(Cgroup::own_doors).transpose()?.unwrap_or_default();
     let (report_read, report_write) = sys::pipe().map_err(failed("making a pipe"))?;
+    let (go_read, go_write) = sys::pipe().map_err(failed("making a pipe"))?;
     // SAFETY: `check` has seen that this process has one thread.
     let side = unsafe { sys::fork_into(0, launch.cgroup.and_then(Cgroup::unified)) };
     match side.map_err(failed("making a process"))? {
         Side::Child => {
-            drop(report_read);
-            let error = match enter(&launch, pidfd, &doors) {
+            drop((report_read, go_write));
+            let error = match await_release(&go_read).and_then(|()| enter(&launch, pidfd, &doors)) {
                 Err(error) => error,
                 Ok((main, notes)) => {
                     let _ = sys::write(report_write.as_raw_fd(), b"S");
                     let hooks = launch.hooks.take();
                     init::run(init::Init {
                         main,
-                        status: launch.status,
+                        status: launch.status.map(|fd| (fd, launch.status_offset)),
                         denials: launch.denials,
                         notes,
                         hooks,
@@ -48,8 +49,8 @@ pub fn launch_into(pidfd: RawFd, mut launch: Launch) -> Result<Launched, LaunchE
             sys::exit_now(1)
         }
         Side::Parent(pid, pidfd) => {
-            drop(report_write);
-            match await_start(&report_read) {
+            drop((report_write, go_read));
+            match release(&mut launch, pid, &pidfd, &go_write).and_then(|()| await_start(&report_read)) {
                 Ok(()) => Ok(Launched { pid, pidfd, applied: Applied::of(plan, &launch) }),
                 Err(error) => {
                     let _ = sys::pidfd_kill(pidfd.as_raw_fd(), libc::SIGKILL);
@@ -92,6 +93,8 @@ fn enter(
         hide()?;
     }
     let confinement = Confinement::prepare(plan, ranged)?;
-    let program = Program::prepare(launch)?;
+    // An interrupted supervisor takes its program with it: nobody else would look after it.
+    let mut program = Program::prepare(launch)?;
+    program.dies_with_parent = true;
     main_process::start(&confinement, &program)
 }

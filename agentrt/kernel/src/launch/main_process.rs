@@ -93,6 +93,8 @@ pub(crate) struct Program {
     /// Copies of the descriptors, all above every target, and their targets.
     descriptors: Vec<(OwnedFd, RawFd)>,
     first_free: u32,
+    tty: bool,
+    pub(crate) dies_with_parent: bool,
 }
 
 impl Program {
@@ -131,6 +133,8 @@ impl Program {
             cwd: launch.cwd.clone().unwrap_or(home),
             descriptors,
             first_free: first_free as u32,
+            tty: launch.tty,
+            dies_with_parent: false,
         })
     }
 }
@@ -225,6 +229,9 @@ fn body(confinement: &Confinement, program: &Program, notes: Option<RawFd>) -> F
     for (copy, target) in &program.descriptors {
         step!("descriptors", "placing a descriptor", sys::dup_to(copy.as_raw_fd(), *target));
     }
+    if program.tty {
+        step!("descriptors", "making descriptor 0 the terminal of the session", sys::take_terminal(0));
+    }
     const CLOSE_ON_EXEC: u32 = 4;
     step!("descriptors", "closing the others", sys::close_range(program.first_free, u32::MAX, CLOSE_ON_EXEC));
     step!("root", "entering the directory", sys::change_directory(&program.cwd));
@@ -234,7 +241,16 @@ fn body(confinement: &Confinement, program: &Program, notes: Option<RawFd>) -> F
     for (index, limit) in confinement.limits.iter().enumerate() {
         step!("limits", "setting the limit", sys::set_limit(0, limit.resource, limit.value), index);
     }
-    credentials_and_filters(confinement, notes).map_or_else(
+    let confined = credentials_and_filters(confinement, notes);
+    if program.dies_with_parent {
+        // After the ids have changed: that clears it.
+        step!(
+            "launcher",
+            "tying the program to its supervisor",
+            sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
+        );
+    }
+    confined.map_or_else(
         |failure| failure,
         |()| {
             let mut errno = Errno(libc::ENOENT);
@@ -293,6 +309,10 @@ fn credentials_and_filters(confinement: &Confinement, notes: Option<RawFd>) -> R
 
 /// Put a confinement on the calling thread itself.
 pub(crate) fn put_on(confinement: &Confinement) -> Result<(), LaunchError> {
+    for limit in confinement.limits {
+        sys::set_limit(0, limit.resource, limit.value)
+            .map_err(|errno| LaunchError::new("limits", format!("setting the limit {}", limit.key), errno))?;
+    }
     credentials_and_filters(confinement, None)
         .map_err(|failure| LaunchError::new(failure.layer, failure.what, failure.errno))
 }

@@ -9,7 +9,7 @@
 //! init is a copy of the launcher (nothing is executed for it), so the launcher has to be small, and to have one thread.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -106,6 +106,9 @@ fn detached_trees_can_be_copied() -> bool {
     probe().is_ok()
 }
 
+/// Told of a process that has been made: its id and a descriptor of it.
+pub type OnCloned<'a> = &'a mut dyn FnMut(i32, BorrowedFd) -> std::io::Result<()>;
+
 /// One agent to start.
 pub struct Launch<'a> {
     /// Its plan, prepared.
@@ -132,8 +135,15 @@ pub struct Launch<'a> {
     pub status: Option<RawFd>,
     /// A file in which init counts denied calls: 32 bits each, little-endian, at four times the call's number.
     pub denials: Option<RawFd>,
+    /// Where in `status` the record is written, if that is a file.
+    pub status_offset: u64,
+    /// Descriptor 0 becomes the controlling terminal of the program's session.
+    pub tty: bool,
     /// What init does beside its own work.
     pub hooks: Option<&'a mut dyn Hooks>,
+    /// Called in the launcher when the process exists and has its ids, before anything of the agent runs. Where it
+    /// fails, or the launcher dies before, the process ends without having run anything.
+    pub on_cloned: Option<OnCloned<'a>>,
 }
 
 impl<'a> Launch<'a> {
@@ -153,7 +163,10 @@ impl<'a> Launch<'a> {
             netns: None,
             status: None,
             denials: None,
+            status_offset: 0,
+            tty: false,
             hooks: None,
+            on_cloned: None,
         }
     }
 }
@@ -223,7 +236,7 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
     check(&launch)?;
     let plan = &launch.prepared.plan;
     if plan.level == Level::L1 {
-        return l1::launch(&launch);
+        return l1::launch(&mut launch);
     }
     let failed = |what: &'static str| move |errno| LaunchError::new("launcher", what, errno);
 
@@ -281,7 +294,7 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
             drop((go_read, report_write, doors, root));
             let mapped = map_ids(&launch, pid);
             let started = mapped.and_then(|()| {
-                sys::write(go_write.as_raw_fd(), b"g").map_err(failed("waking the child"))?;
+                release(&mut launch, pid, &pidfd, &go_write)?;
                 await_start(&report_read)
             });
             match started {
@@ -294,6 +307,32 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
             }
         }
     }
+}
+
+/// Let a process run that waits to be let.
+fn release(launch: &mut Launch, pid: i32, pidfd: &OwnedFd, go: &OwnedFd) -> Result<(), LaunchError> {
+    if let Some(tell) = launch.on_cloned.as_mut()
+        && let Err(error) = tell(pid, pidfd.as_fd())
+    {
+        return Err(LaunchError::refused("launcher", format!("the process could not be recorded: {error}")));
+    }
+    sys::write(go.as_raw_fd(), b"g").map_err(|errno| LaunchError::new("launcher", "waking the child", errno))?;
+    Ok(())
+}
+
+/// Wait to be let run; whoever's launcher dies before has nothing to run for.
+fn await_release(go: &OwnedFd) -> Result<(), LaunchError> {
+    let mut byte = [0u8; 1];
+    if sys::read(go.as_raw_fd(), &mut byte) == Ok(1) {
+        return Ok(());
+    }
+    Err(LaunchError::refused("launcher", "the launcher died"))
+}
+
+/// Put a plan of level L1 on this very process.
+pub(crate) fn confine_self(plan: &Plan, ids: Option<(u32, u32)>) -> Result<(), LaunchError> {
+    let confinement = main_process::Confinement::bare(plan, ids)?;
+    main_process::put_on(&confinement)
 }
 
 /// Write the user and group maps of a child that has just been made.

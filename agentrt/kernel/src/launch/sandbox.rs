@@ -3,8 +3,8 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::Launch;
 use super::main_process::{Confinement, Program};
+use super::{Launch, await_release};
 use crate::error::LaunchError;
 use crate::init;
 use crate::policy::NetworkMode;
@@ -28,7 +28,7 @@ pub(super) fn run(
             let hooks = launch.hooks.take();
             init::run(init::Init {
                 main: pid,
-                status: launch.status,
+                status: launch.status.map(|fd| (fd, launch.status_offset)),
                 denials: launch.denials,
                 notes,
                 hooks,
@@ -48,10 +48,7 @@ fn start(
     let failed = |layer: &'static str, what: &'static str| move |errno| LaunchError::new(layer, what, errno);
 
     sys::block_signals().map_err(failed("launcher", "blocking signals"))?;
-    let mut byte = [0u8; 1];
-    if sys::read(go.as_raw_fd(), &mut byte) != Ok(1) {
-        return Err(LaunchError::refused("launcher", "the launcher died"));
-    }
+    await_release(&go)?;
     // Nobody inside may look into init, which is a copy of the launcher. (Not earlier: a launcher that is not root could
     // not write our maps.)
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(failed("launcher", "hiding init's memory"))?;

@@ -33,7 +33,7 @@ pub fn compile(rules: &Rules) -> Vec<Instruction> {
 
 /// What `rules` answer to a call, said plainly: what the filter is tested against.
 pub fn reference(rules: &Rules, call: &Call) -> Action {
-    if call.architecture != ARCHITECTURE || call.number & X32 != 0 {
+    if call.architecture != ARCHITECTURE || call.number >= X32 {
         return Action::Kill;
     }
     let Some(rule) = rules.calls.get(&call.number) else {

@@ -219,6 +219,12 @@ pub fn new_session() -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setsid) }).map(drop)
 }
 
+/// Make the terminal `fd` that of the session we lead.
+pub fn take_terminal(fd: RawFd) -> Result<()> {
+    // SAFETY: plain integers.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, fd, libc::TIOCSCTTY, 0) }).map(drop)
+}
+
 /// `kill`.
 pub fn kill(pid: i32, signal: i32) -> Result<()> {
     // SAFETY: plain integers.
