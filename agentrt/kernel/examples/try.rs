@@ -5,27 +5,14 @@ use std::path::Path;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let host = Host::probe();
-    let policy = if arguments[1] == "-" {
-        Policy::new()
-    } else {
-        Policy::from_file(Path::new(&arguments[1]))?
-    };
+    let policy = if arguments[1] == "-" { Policy::new() } else { Policy::from_file(Path::new(&arguments[1]))? };
     let plan = compile(&policy, &host)?;
     let prepared = Prepared::new(&plan, &host, None)?;
-    let identity = Identity::new(
-        700_000,
-        65536,
-        "agent-1",
-        "0123456789abcdef0123456789abcdef",
-    );
+    let identity = Identity::new(700_000, 65536, "agent-1", "0123456789abcdef0123456789abcdef");
     let cgroup = if plan.cgroup.controllers().is_empty() {
         None
     } else {
-        Some(Cgroup::create(
-            &host.cgroups,
-            Path::new(&format!("gpve-try/{}", std::process::id())),
-            &plan.cgroup,
-        )?)
+        Some(Cgroup::create(&host.cgroups, Path::new(&format!("gpve-try/{}", std::process::id())), &plan.cgroup)?)
     };
     let command: Vec<&str> = arguments[2..].iter().map(String::as_str).collect();
     let mut it = Launch::new(&prepared, &identity, &command);

@@ -65,16 +65,11 @@ pub fn number(name: &str) -> Result<u32, String> {
     let small = small.strip_prefix("cap_").unwrap_or(&small);
     let Some(at) = NAMES.iter().position(|known| *known == small) else {
         let nearest = crate::policy::parse_nearest(small, &NAMES);
-        let nearest = nearest
-            .map(|name| format!("; did you mean {name}?"))
-            .unwrap_or_default();
+        let nearest = nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
         return Err(format!("{name:?} is no capability{nearest}"));
     };
     if !KEEPABLE.contains(&small) {
-        return Err(format!(
-            "{name} cannot be kept: only {} can",
-            KEEPABLE.join(", ")
-        ));
+        return Err(format!("{name} cannot be kept: only {} can", KEEPABLE.join(", ")));
     }
     Ok(at as u32)
 }

@@ -18,20 +18,12 @@ pub struct LaunchError {
 impl LaunchError {
     /// The kernel refused.
     pub fn new(layer: &str, what: impl Into<String>, errno: Errno) -> Self {
-        Self {
-            layer: layer.to_owned(),
-            what: what.into(),
-            errno: Some(errno),
-        }
+        Self { layer: layer.to_owned(), what: what.into(), errno: Some(errno) }
     }
 
     /// This crate refused.
     pub fn refused(layer: &str, what: impl Into<String>) -> Self {
-        Self {
-            layer: layer.to_owned(),
-            what: what.into(),
-            errno: None,
-        }
+        Self { layer: layer.to_owned(), what: what.into(), errno: None }
     }
 }
 
@@ -48,10 +40,6 @@ impl std::error::Error for LaunchError {}
 
 impl From<crate::cgroup::CgroupError> for LaunchError {
     fn from(error: crate::cgroup::CgroupError) -> Self {
-        Self {
-            layer: "cgroup".into(),
-            what: error.what,
-            errno: error.errno,
-        }
+        Self { layer: "cgroup".into(), what: error.what, errno: error.errno }
     }
 }

@@ -27,27 +27,18 @@ pub struct Host {
 impl Host {
     /// Look at this host, as the user that this process runs as.
     pub fn probe() -> Self {
-        let number = |path: &str| {
-            std::fs::read_to_string(path)
-                .ok()
-                .and_then(|text| text.trim().parse::<u64>().ok())
-        };
+        let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
         // Debian's switch of its own, and the count that every kernel has.
-        let permitted =
-            number("/proc/sys/kernel/unprivileged_userns_clone").is_none_or(|on| on == 1);
+        let permitted = number("/proc/sys/kernel/unprivileged_userns_clone").is_none_or(|on| on == 1);
         let root = sys::ids().0 == 0;
         Self {
             landlock: sys::landlock_version(),
-            user_namespaces: number("/proc/sys/user/max_user_namespaces").unwrap_or(0) > 0
-                && (root || permitted),
+            user_namespaces: number("/proc/sys/user/max_user_namespaces").unwrap_or(0) > 0 && (root || permitted),
             notify: sys::filter_action_available(libc::SECCOMP_RET_USER_NOTIF),
-            last_capability: number("/proc/sys/kernel/cap_last_cap")
-                .map_or(40, |last| last.min(63) as u32),
+            last_capability: number("/proc/sys/kernel/cap_last_cap").map_or(40, |last| last.min(63) as u32),
             cgroups: Layout::detect(),
             root,
-            hard_limits: (0..16)
-                .map(|resource| sys::limit(resource).map_or(u64::MAX, |(_, hard)| hard))
-                .collect(),
+            hard_limits: (0..16).map(|resource| sys::limit(resource).map_or(u64::MAX, |(_, hard)| hard)).collect(),
         }
     }
 }

@@ -11,9 +11,7 @@ impl Digest {
     pub fn parse(text: &str) -> Result<Self, String> {
         let hex = text.strip_prefix("sha256:").unwrap_or_default();
         if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(format!(
-                "{text:?} is no digest: write sha256: and 64 hexadecimal digits"
-            ));
+            return Err(format!("{text:?} is no digest: write sha256: and 64 hexadecimal digits"));
         }
         Ok(Self(hex.to_owned()))
     }

@@ -41,9 +41,7 @@ impl ExitRecord {
     /// As 32 bytes.
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
-        let (kind, value) = self
-            .signal
-            .map_or((0u32, self.code.unwrap_or(0)), |signal| (1, signal));
+        let (kind, value) = self.signal.map_or((0u32, self.code.unwrap_or(0)), |signal| (1, signal));
         out[0..4].copy_from_slice(&Self::MAGIC.to_le_bytes());
         out[4..8].copy_from_slice(&kind.to_le_bytes());
         out[8..12].copy_from_slice(&value.to_le_bytes());
@@ -54,18 +52,8 @@ impl ExitRecord {
 
     /// From bytes; `None` where they are no record (yet).
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let word = |at: usize| {
-            bytes
-                .get(at..at + 4)
-                .and_then(|b| b.try_into().ok())
-                .map(u32::from_le_bytes)
-        };
-        let long = |at: usize| {
-            bytes
-                .get(at..at + 8)
-                .and_then(|b| b.try_into().ok())
-                .map(u64::from_le_bytes)
-        };
+        let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+        let long = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
         if word(0)? != Self::MAGIC {
             return None;
         }
@@ -75,36 +63,24 @@ impl ExitRecord {
             1 => (None, Some(value)),
             _ => return None,
         };
-        Some(Self {
-            code,
-            signal,
-            denied: long(16)?,
-            at_ns: long(24)?,
-        })
+        Some(Self { code, signal, denied: long(16)?, at_ns: long(24)? })
     }
 }
 
 /// The exit code that stands for a wait status: the code, or 128 and the signal's number.
 pub fn code_of(status: i32) -> i32 {
-    if libc::WIFSIGNALED(status) {
-        128 + libc::WTERMSIG(status)
-    } else {
-        libc::WEXITSTATUS(status)
-    }
+    if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
 }
 
 /// Letters, digits, dots and dashes, 1 to 64 of them.
 pub(crate) fn is_plain_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
 }
 
 /// What [`run`] needs.
 pub(crate) struct Init<'a> {
     pub main: i32,
-    pub status: Option<RawFd>,
+    pub status: Option<(RawFd, u64)>,
     pub denials: Option<RawFd>,
     pub notes: Option<OwnedFd>,
     pub hooks: Option<&'a mut dyn Hooks>,
@@ -114,16 +90,9 @@ pub(crate) struct Init<'a> {
 
 /// Look after an agent until its main program ends. Never returns: ends this process with the program's code.
 pub(crate) fn run(init: Init) -> ! {
-    let Init {
-        main,
-        status,
-        denials,
-        notes,
-        mut hooks,
-        supervisor,
-    } = init;
+    let Init { main, status, denials, notes, mut hooks, supervisor } = init;
     let signals = sys::signalfd();
-    let mut kept: Vec<RawFd> = [status, denials].into_iter().flatten().collect();
+    let mut kept: Vec<RawFd> = [status.map(|(fd, _)| fd), denials].into_iter().flatten().collect();
     kept.extend(signals.as_ref().ok().map(AsRawFd::as_raw_fd));
     kept.extend(notes.as_ref().map(AsRawFd::as_raw_fd));
     kept.extend(hooks.as_ref().map(|hooks| hooks.keep()).unwrap_or_default());
@@ -139,26 +108,17 @@ pub(crate) fn run(init: Init) -> ! {
         if let Some(status_of_main) = reap(main, supervisor) {
             let signal = libc::WIFSIGNALED(status_of_main).then(|| libc::WTERMSIG(status_of_main));
             let code = signal.is_none().then(|| libc::WEXITSTATUS(status_of_main));
-            let record = ExitRecord {
-                code,
-                signal,
-                denied: noted,
-                at_ns: now_ns(),
-            };
+            let record = ExitRecord { code, signal, denied: noted, at_ns: now_ns() };
             if let Some(hooks) = hooks.as_mut() {
                 hooks.exited(&record);
             }
-            if let Some(to) = status {
-                tell(to, &record);
+            if let Some((to, offset)) = status {
+                tell(to, offset, &record);
             }
             sys::exit_now(code_of(status_of_main));
         }
         polls.clear();
-        let entry = |fd: RawFd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let entry = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         polls.push(entry(signals.as_ref().map_or(-1, AsRawFd::as_raw_fd)));
         polls.push(entry(notes.as_ref().map_or(-1, AsRawFd::as_raw_fd)));
         let mut limit = if signals.is_ok() { -1 } else { 100 };
@@ -251,10 +211,10 @@ fn count(file: RawFd, number: u32) {
     }
 }
 
-fn tell(to: RawFd, record: &ExitRecord) {
+fn tell(to: RawFd, offset: u64, record: &ExitRecord) {
     let bytes = record.to_bytes();
     // SAFETY: `bytes` is live and of this size.
-    let written = unsafe { libc::pwrite(to, bytes.as_ptr().cast(), bytes.len(), 0) };
+    let written = unsafe { libc::pwrite(to, bytes.as_ptr().cast(), bytes.len(), offset as i64) };
     if written < 0 && Errno::last().0 == libc::ESPIPE {
         let _ = sys::write(to, &bytes);
     }

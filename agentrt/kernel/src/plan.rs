@@ -190,19 +190,11 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
             missing.push(Missing { layer, why });
             return Ok(());
         }
-        let name = serde_json::to_value(layer)
-            .ok()
-            .and_then(|v| v.as_str().map(str::to_owned))
-            .unwrap_or_default();
-        Err(PolicyError::at(
-            key,
-            format!("{why}; write optional = [\"{name}\"] to start without it"),
-        ))
+        let name = serde_json::to_value(layer).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        Err(PolicyError::at(key, format!("{why}; write optional = [\"{name}\"] to start without it")))
     };
     if level > Level::L1 && !host.user_namespaces {
-        let problem = format!(
-            "{level:?} needs user namespaces, and this host does not let this user make any"
-        );
+        let problem = format!("{level:?} needs user namespaces, and this host does not let this user make any");
         return Err(PolicyError::at("level", problem));
     }
 
@@ -216,17 +208,10 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
         return Err(PolicyError::at("system_calls.record_denials", problem));
     }
     if record_denials && !host.notify {
-        lacking(
-            Layer::Denials,
-            "system_calls.record_denials",
-            "this kernel cannot tell denials".into(),
-        )?;
+        lacking(Layer::Denials, "system_calls.record_denials", "this kernel cannot tell denials".into())?;
         record_denials = false;
     }
-    let ports_listed = policy
-        .network
-        .as_ref()
-        .is_some_and(|n| n.connect.is_some() || n.bind.is_some());
+    let ports_listed = policy.network.as_ref().is_some_and(|n| n.connect.is_some() || n.bind.is_some());
     let rules = seccomp::Rules::new(&seccomp::Options {
         allow: calls.allow.unwrap_or_default(),
         deny: calls.deny.unwrap_or_default(),
@@ -255,14 +240,8 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
     binds.sort();
 
     let mut kept = 0;
-    for name in policy
-        .capabilities
-        .iter()
-        .flat_map(|c| c.keep.iter().flatten())
-    {
-        kept |= 1
-            << crate::capability::number(name)
-                .map_err(|p| PolicyError::at("capabilities.keep", p))?;
+    for name in policy.capabilities.iter().flat_map(|c| c.keep.iter().flatten()) {
+        kept |= 1 << crate::capability::number(name).map_err(|p| PolicyError::at("capabilities.keep", p))?;
     }
     if kept != 0 && level == Level::L1 {
         let problem = "L1 has no user namespace: capabilities would be the host's own";
@@ -275,11 +254,7 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
         binds,
         workspace,
         network,
-        egress: policy
-            .network
-            .as_ref()
-            .and_then(|n| n.egress.clone())
-            .unwrap_or_default(),
+        egress: policy.network.as_ref().and_then(|n| n.egress.clone()).unwrap_or_default(),
         landlock,
         filter: seccomp::compile(&rules),
         record_denials,
@@ -315,64 +290,33 @@ const ETC: [&str; 14] = [
     "/etc/services",
 ];
 /// Harmless devices.
-pub(crate) const DEVICES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
+pub(crate) const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-fn landlock(
-    policy: &Policy,
-    host: &Host,
-    lacking: &mut Lacking,
-) -> Result<LandlockPlan, PolicyError> {
+fn landlock(policy: &Policy, host: &Host, lacking: &mut Lacking) -> Result<LandlockPlan, PolicyError> {
     let (level, version, mode) = (policy.level(), host.landlock, policy.network_mode());
-    let mut plan = LandlockPlan {
-        version,
-        ..LandlockPlan::default()
-    };
+    let mut plan = LandlockPlan { version, ..LandlockPlan::default() };
     let has = |version: u32| {
-        if version == 0 {
-            "no Landlock".to_owned()
-        } else {
-            format!("Landlock ABI {version} alone")
-        }
+        if version == 0 { "no Landlock".to_owned() } else { format!("Landlock ABI {version} alone") }
     };
     if version < 3 {
-        let why = format!(
-            "the rules for files need Landlock ABI 3, and this kernel has {}",
-            has(version)
-        );
+        let why = format!("the rules for files need Landlock ABI 3, and this kernel has {}", has(version));
         lacking(Layer::LandlockFiles, "level", why)?;
     } else {
         // Every right that this version knows is handled, so that what no rule names is denied.
-        plan.files = if version >= 5 {
-            (1 << 16) - 1
-        } else {
-            (1 << 15) - 1
-        };
+        plan.files = if version >= 5 { (1 << 16) - 1 } else { (1 << 15) - 1 };
         plan.paths = landlock_paths(policy);
     }
     if mode == NetworkMode::Host {
         let network = policy.network.clone().unwrap_or_default();
         if network.connect.is_some() || network.bind.is_some() {
             if version < 4 {
-                let why = format!(
-                    "rules for TCP ports need Landlock ABI 4, and this kernel has {}",
-                    has(version)
-                );
+                let why = format!("rules for TCP ports need Landlock ABI 4, and this kernel has {}", has(version));
                 lacking(Layer::LandlockNetwork, "network.mode", why)?;
             } else {
                 plan.network = net::BIND_TCP | net::CONNECT_TCP;
-                for (ports, right) in [
-                    (network.connect, net::CONNECT_TCP),
-                    (network.bind, net::BIND_TCP),
-                ] {
-                    plan.ports
-                        .extend(ports.into_iter().flatten().map(|port| (port, right)));
+                for (ports, right) in [(network.connect, net::CONNECT_TCP), (network.bind, net::BIND_TCP)] {
+                    plan.ports.extend(ports.into_iter().flatten().map(|port| (port, right)));
                 }
             }
         }
@@ -392,7 +336,7 @@ fn landlock(
     Ok(plan)
 }
 
-fn landlock_paths(policy: &Policy) -> Vec<(PathBuf, Access)> {
+pub(crate) fn landlock_paths(policy: &Policy) -> Vec<(PathBuf, Access)> {
     let mut paths: Vec<(PathBuf, Access)> = Vec::new();
     let mut put = |path: &str, access| paths.push((path.into(), access));
     let root = policy.root.clone().unwrap_or_default();
@@ -408,9 +352,7 @@ fn landlock_paths(policy: &Policy) -> Vec<(PathBuf, Access)> {
             Root::Directory(_) | Root::Image(_) => {}
         }
         put("/proc/self", Access::Read);
-        DEVICES
-            .iter()
-            .for_each(|(name, _, _)| put(&format!("/dev/{name}"), Access::Device));
+        DEVICES.iter().for_each(|(name, _, _)| put(&format!("/dev/{name}"), Access::Device));
     } else {
         match &root {
             Root::HostUsr => {
@@ -424,11 +366,7 @@ fn landlock_paths(policy: &Policy) -> Vec<(PathBuf, Access)> {
         }
         put("/dev", Access::Device);
         let workspace = policy.workspace.clone().unwrap_or_default();
-        let access = if workspace.execute.unwrap_or(true) {
-            Access::All
-        } else {
-            Access::Write
-        };
+        let access = if workspace.execute.unwrap_or(true) { Access::All } else { Access::Write };
         if workspace.kind == Some(WorkspaceKind::Overlay) {
             put("/", access);
         }
@@ -440,11 +378,8 @@ fn landlock_paths(policy: &Policy) -> Vec<(PathBuf, Access)> {
         }
     }
     let files = policy.files.clone().unwrap_or_default();
-    for (listed, access) in [
-        (files.read, Access::Read),
-        (files.execute, Access::Execute),
-        (files.write, Access::Write),
-    ] {
+    for (listed, access) in [(files.read, Access::Read), (files.execute, Access::Execute), (files.write, Access::Write)]
+    {
         paths.extend(listed.into_iter().flatten().map(|path| (path, access)));
     }
     paths
@@ -454,8 +389,7 @@ fn workspace(policy: &Policy, host: &Host) -> Result<Option<WorkspacePlan>, Poli
     let stated = policy.workspace.clone();
     if policy.level() == Level::L1 {
         if stated.is_some() {
-            let problem =
-                "L1 has no mounts of its own: list a directory in files.write, or choose L2";
+            let problem = "L1 has no mounts of its own: list a directory in files.write, or choose L2";
             return Err(PolicyError::at("workspace", problem));
         }
         return Ok(None);
@@ -479,42 +413,15 @@ fn limits(policy: &Policy, host: &Host) -> Vec<ResourceLimit> {
     let stated = policy.limits.clone().unwrap_or_default();
     let shared = policy.level() != Level::L3;
     let wanted = [
-        (
-            libc::RLIMIT_NOFILE,
-            "open_files",
-            Some(stated.open_files.unwrap_or(defaults::OPEN_FILES)),
-        ),
+        (libc::RLIMIT_NOFILE, "open_files", Some(stated.open_files.unwrap_or(defaults::OPEN_FILES))),
         (libc::RLIMIT_CORE, "core", Some(0)),
-        (
-            libc::RLIMIT_STACK,
-            "stack",
-            Some(stated.stack.unwrap_or(defaults::STACK).0),
-        ),
-        (
-            libc::RLIMIT_FSIZE,
-            "file_size",
-            stated.file_size.map(|b| b.0),
-        ),
+        (libc::RLIMIT_STACK, "stack", Some(stated.stack.unwrap_or(defaults::STACK).0)),
+        (libc::RLIMIT_FSIZE, "file_size", stated.file_size.map(|b| b.0)),
         (libc::RLIMIT_CPU, "cpu_seconds", stated.cpu_seconds),
-        (
-            libc::RLIMIT_AS,
-            "address_space",
-            stated.address_space.map(|b| b.0),
-        ),
+        (libc::RLIMIT_AS, "address_space", stated.address_space.map(|b| b.0)),
         // Without a cgroup, what is stated is held as well as it can be: for each process, and for each user.
-        (
-            libc::RLIMIT_AS,
-            "memory",
-            stated
-                .memory
-                .map(|b| b.0)
-                .filter(|_| shared && stated.address_space.is_none()),
-        ),
-        (
-            libc::RLIMIT_NPROC,
-            "processes",
-            stated.processes.filter(|_| shared),
-        ),
+        (libc::RLIMIT_AS, "memory", stated.memory.map(|b| b.0).filter(|_| shared && stated.address_space.is_none())),
+        (libc::RLIMIT_NPROC, "processes", stated.processes.filter(|_| shared)),
         // Message queues and locked memory are kernel memory that no quota of a tmpfs sees.
         (libc::RLIMIT_MSGQUEUE, "message_queues", Some(819_200)),
         (libc::RLIMIT_MEMLOCK, "locked_memory", Some(8 << 20)),
@@ -524,17 +431,8 @@ fn limits(policy: &Policy, host: &Host) -> Vec<ResourceLimit> {
     for (resource, key, value) in wanted {
         if let Some(value) = value {
             // The launcher may lack CAP_SYS_RESOURCE: a hard limit that is lower already is the narrower one, and stays.
-            let value = value.min(
-                host.hard_limits
-                    .get(resource as usize)
-                    .copied()
-                    .unwrap_or(u64::MAX),
-            );
-            out.push(ResourceLimit {
-                resource: resource as u32,
-                key: key.into(),
-                value,
-            });
+            let value = value.min(host.hard_limits.get(resource as usize).copied().unwrap_or(u64::MAX));
+            out.push(ResourceLimit { resource: resource as u32, key: key.into(), value });
         }
     }
     out
@@ -567,16 +465,12 @@ fn cgroup(policy: &Policy, host: &Host, lacking: &mut Lacking) -> Result<Values,
         lacking(
             layer,
             key,
-            format!(
-                "the cgroup controller {controller:?} is not mounted on this host ({kind} layout)"
-            ),
+            format!("the cgroup controller {controller:?} is not mounted on this host ({kind} layout)"),
         )?;
         match controller {
             Controller::Memory => values.memory = None,
             Controller::Pids => values.processes = None,
-            Controller::Io => {
-                (values.read_bytes_per_second, values.write_bytes_per_second) = (None, None)
-            }
+            Controller::Io => (values.read_bytes_per_second, values.write_bytes_per_second) = (None, None),
             _ => (values.cpus, values.cpu_weight) = (None, None),
         }
     }
@@ -586,8 +480,9 @@ fn cgroup(policy: &Policy, host: &Host, lacking: &mut Lacking) -> Result<Values,
 impl Plan {
     /// Whether a path lies where the plan lets files be changed.
     pub fn may_change(&self, path: &Path) -> bool {
-        self.landlock.paths.iter().any(|(allowed, access)| {
-            path.starts_with(allowed) && access.rights() & fs::WRITE_FILE != 0
-        })
+        self.landlock
+            .paths
+            .iter()
+            .any(|(allowed, access)| path.starts_with(allowed) && access.rights() & fs::WRITE_FILE != 0)
     }
 }

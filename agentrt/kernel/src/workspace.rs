@@ -13,12 +13,8 @@ use crate::sys::{self, attr};
 const LAYER: &str = "workspace";
 
 /// The directories of the tmpfs: name, mode, whether they are the agent's own.
-const DIRECTORIES: [(&CStr, u32, bool); 4] = [
-    (c"work", 0o755, true),
-    (c"tmp", 0o1777, false),
-    (c"run", 0o755, false),
-    (c"shm", 0o1777, false),
-];
+const DIRECTORIES: [(&CStr, u32, bool); 4] =
+    [(c"work", 0o755, true), (c"tmp", 0o1777, false), (c"run", 0o755, false), (c"shm", 0o1777, false)];
 
 /// The writable part of an agent. It lives as long as this value, or as an agent that has it mounted.
 #[derive(Debug)]
@@ -32,17 +28,9 @@ impl Workspace {
     /// Make one, empty. Needs a launcher that is root (elsewhere each agent makes its own, within its namespaces).
     pub fn create(plan: &Plan, identity: &Identity) -> Result<Self, LaunchError> {
         let Some(workspace) = &plan.workspace else {
-            return Err(LaunchError::refused(
-                LAYER,
-                format!("{:?} has no workspace of its own", plan.level),
-            ));
+            return Err(LaunchError::refused(LAYER, format!("{:?} has no workspace of its own", plan.level)));
         };
-        Self::within(
-            workspace,
-            (identity.outside(plan.uid), identity.outside(plan.gid)),
-            identity.outside(0),
-            identity,
-        )
+        Self::within(workspace, (identity.outside(plan.uid), identity.outside(plan.gid)), identity.outside(0), identity)
     }
 
     /// The same in terms of the user namespace that we are in.
@@ -66,57 +54,30 @@ impl Workspace {
                 let (uid, gid) = if own { owner } else { (root, root) };
                 sys::lchownat(at, name, uid, gid)?;
             }
-            for (name, content) in [
-                (c"run/hostname", &identity.hostname),
-                (c"run/machine-id", &identity.machine_id),
-            ] {
-                let file = sys::openat(
-                    at,
-                    name,
-                    libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL,
-                    0o644,
-                )?;
+            for (name, content) in [(c"run/hostname", &identity.hostname), (c"run/machine-id", &identity.machine_id)] {
+                let file = sys::openat(at, name, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL, 0o644)?;
                 sys::write(file.as_raw_fd(), format!("{content}\n").as_bytes())?;
             }
             Ok(mount)
         };
         let mount = make().map_err(|errno| {
-            LaunchError::new(
-                LAYER,
-                format!(
-                    "making a tmpfs of {} bytes and {} inodes",
-                    plan.size, plan.inodes
-                ),
-                errno,
-            )
+            LaunchError::new(LAYER, format!("making a tmpfs of {} bytes and {} inodes", plan.size, plan.inodes), errno)
         })?;
-        Ok(Self {
-            mount,
-            plan: plan.clone(),
-            owner,
-        })
+        Ok(Self { mount, plan: plan.clone(), owner })
     }
 
     /// Attach its directories to a root.
     pub(crate) fn attach(&self, tree: i32) -> Result<(), LaunchError> {
-        let mut targets = vec![
-            (c"tmp", c"tmp".to_owned()),
-            (c"run", c"run".to_owned()),
-            (c"shm", c"dev/shm".to_owned()),
-        ];
+        let mut targets =
+            vec![(c"tmp", c"tmp".to_owned()), (c"run", c"run".to_owned()), (c"shm", c"dev/shm".to_owned())];
         if self.plan.kind != WorkspaceKind::None {
             targets.push((c"work", relative(&self.plan.path)));
         }
         for (name, target) in targets {
             let attached = sys::clone_tree(self.mount.as_raw_fd(), name, false)
                 .and_then(|copy| sys::attach(copy.as_raw_fd(), tree, &target));
-            attached.map_err(|errno| {
-                LaunchError::new(
-                    LAYER,
-                    format!("mounting /{}", target.to_string_lossy()),
-                    errno,
-                )
-            })?;
+            attached
+                .map_err(|errno| LaunchError::new(LAYER, format!("mounting /{}", target.to_string_lossy()), errno))?;
         }
         Ok(())
     }
@@ -148,11 +109,18 @@ impl Workspace {
             tmpfs.reconfigure()
         };
         resize().map_err(|errno| {
-            LaunchError::new(
-                LAYER,
-                format!("a quota of {bytes} bytes and {inodes} inodes (is more in use?)"),
-                errno,
-            )
+            LaunchError::new(LAYER, format!("a quota of {bytes} bytes and {inodes} inodes (is more in use?)"), errno)
         })
     }
+}
+
+/// The workspace of an agent that runs, as a directory descriptor: for a launcher that does not hold its [`Workspace`].
+/// `init` is the agent's init; the caller has made sure (by a pidfd) that it still is.
+pub fn reach(init: i32, plan: &WorkspacePlan) -> Result<OwnedFd, LaunchError> {
+    const IN_ROOT_WITHOUT_LINKS: u64 = 0x10 | 0x04 | 0x02;
+    let failed = |errno| LaunchError::new(LAYER, format!("reaching {} of process {init}", plan.path.display()), errno);
+    let root = sys::openat(sys::HERE, &c(format!("/proc/{init}/root").as_bytes()), libc::O_PATH | libc::O_DIRECTORY, 0);
+    let root = root.map_err(failed)?;
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+    sys::openat2(root.as_raw_fd(), &relative(&plan.path), flags, 0, IN_ROOT_WITHOUT_LINKS).map_err(failed)
 }

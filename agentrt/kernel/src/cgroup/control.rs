@@ -16,25 +16,15 @@ impl Cgroup {
         if let (Some(wanted), Some(used)) = (values.memory, now.memory_bytes)
             && wanted < used
         {
-            return refuse(format!(
-                "a memory limit of {wanted} bytes is below the {used} bytes in use now"
-            ));
+            return refuse(format!("a memory limit of {wanted} bytes is below the {used} bytes in use now"));
         }
         if let (Some(wanted), Some(used)) = (values.processes, now.processes)
             && wanted < used
         {
-            return refuse(format!(
-                "a limit of {wanted} processes is below the {used} that run now"
-            ));
+            return refuse(format!("a limit of {wanted} processes is below the {used} that run now"));
         }
-        if let Some(missing) = values
-            .controllers()
-            .iter()
-            .find(|controller| self.with(**controller).is_none())
-        {
-            return refuse(format!(
-                "the controller {missing:?} was not set up for this agent"
-            ));
+        if let Some(missing) = values.controllers().iter().find(|controller| self.with(**controller).is_none()) {
+            return refuse(format!("the controller {missing:?} was not set up for this agent"));
         }
         self.set(values)
     }
@@ -86,25 +76,16 @@ impl Cgroup {
         let Some(at) = self.with(Controller::Io) else {
             return Ok(());
         };
-        let limits = [
-            ("rbps", values.read_bytes_per_second),
-            ("wbps", values.write_bytes_per_second),
-        ];
+        let limits = [("rbps", values.read_bytes_per_second), ("wbps", values.write_bytes_per_second)];
         for device in block_devices() {
             for (key, value) in limits {
                 let Some(value) = value else { continue };
                 if at.version == Version::V2 {
                     at.write(c"io.max", &format!("{device} {key}={value}"))?;
                 } else if key == "rbps" {
-                    at.write(
-                        c"blkio.throttle.read_bps_device",
-                        &format!("{device} {value}"),
-                    )?;
+                    at.write(c"blkio.throttle.read_bps_device", &format!("{device} {value}"))?;
                 } else {
-                    at.write(
-                        c"blkio.throttle.write_bps_device",
-                        &format!("{device} {value}"),
-                    )?;
+                    at.write(c"blkio.throttle.write_bps_device", &format!("{device} {value}"))?;
                 }
             }
         }
@@ -134,9 +115,7 @@ impl Cgroup {
             let there = if at.version == Version::V2 {
                 at.write(c"cgroup.freeze", if wanted { "1" } else { "0" })?;
                 let expected = if wanted { "frozen 1" } else { "frozen 0" };
-                at.read(c"cgroup.events")?
-                    .lines()
-                    .any(|line| line == expected)
+                at.read(c"cgroup.events")?.lines().any(|line| line == expected)
             } else {
                 let state = if wanted { "FROZEN" } else { "THAWED" };
                 at.write(c"freezer.state", state)?;
@@ -146,11 +125,7 @@ impl Cgroup {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                let what = format!(
-                    "{} did not {} in 5 s",
-                    at.path.display(),
-                    if wanted { "freeze" } else { "thaw" }
-                );
+                let what = format!("{} did not {} in 5 s", at.path.display(), if wanted { "freeze" } else { "thaw" });
                 return Err(CgroupError { what, errno: None });
             }
             std::thread::sleep(pause);
@@ -161,9 +136,8 @@ impl Cgroup {
     /// Kill every process in it, also those that fork meanwhile; waits until none is left.
     pub fn kill(&self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        let at_one_stroke = self
-            .with(Controller::Freezer)
-            .filter(|d| d.version == Version::V2 && d.has(c"cgroup.kill"));
+        let at_one_stroke =
+            self.with(Controller::Freezer).filter(|d| d.version == Version::V2 && d.has(c"cgroup.kill"));
         let mut pause = Duration::from_micros(50);
         loop {
             if let Some(at) = at_one_stroke {
@@ -182,9 +156,7 @@ impl Cgroup {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                let what =
-                    "processes are left 10 s after they were killed (they hang in the kernel)"
-                        .to_owned();
+                let what = "processes are left 10 s after they were killed (they hang in the kernel)".to_owned();
                 return Err(CgroupError { what, errno: None });
             }
             std::thread::sleep(pause);

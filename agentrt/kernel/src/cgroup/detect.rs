@@ -25,14 +25,7 @@ pub enum Controller {
 
 impl Controller {
     /// Every controller that this crate uses.
-    pub const ALL: [Self; 6] = [
-        Self::Memory,
-        Self::Cpu,
-        Self::Pids,
-        Self::Freezer,
-        Self::Io,
-        Self::Account,
-    ];
+    pub const ALL: [Self; 6] = [Self::Memory, Self::Cpu, Self::Pids, Self::Freezer, Self::Io, Self::Account];
 
     fn v1(self) -> &'static str {
         match self {
@@ -87,11 +80,9 @@ impl Layout {
     /// Look at this host.
     pub fn detect() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        Self::from_texts(
-            &read("/proc/self/mountinfo"),
-            &read("/proc/self/cgroup"),
-            |mount| std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default(),
-        )
+        Self::from_texts(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"), |mount| {
+            std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default()
+        })
     }
 
     /// The layout that follows from the texts of `/proc/self/mountinfo`, `/proc/self/cgroup`, and `cgroup.controllers`.
@@ -111,28 +102,17 @@ impl Layout {
                 }
                 "cgroup" => {
                     for controller in Controller::ALL {
-                        if !mount
-                            .options
-                            .split(',')
-                            .any(|option| option == controller.v1())
-                        {
+                        if !mount.options.split(',').any(|option| option == controller.v1()) {
                             continue;
                         }
                         // `5:cpu,cpuacct:/path`
                         let path = own.lines().find_map(|line| {
                             let mut fields = line.splitn(3, ':').skip(1);
                             let names = fields.next()?;
-                            names
-                                .split(',')
-                                .any(|name| name == controller.v1())
-                                .then(|| fields.next())
-                                .flatten()
+                            names.split(',').any(|name| name == controller.v1()).then(|| fields.next()).flatten()
                         });
                         if let Some(own) = path.and_then(|path| mount.at(path)) {
-                            layout.places.entry(controller).or_insert(Place {
-                                version: Version::V1,
-                                own,
-                            });
+                            layout.places.entry(controller).or_insert(Place { version: Version::V1, own });
                         }
                     }
                 }
@@ -140,10 +120,7 @@ impl Layout {
             }
         }
         if let Some((own, available)) = unified {
-            let place = Place {
-                version: Version::V2,
-                own,
-            };
+            let place = Place { version: Version::V2, own };
             for controller in Controller::ALL {
                 match controller.v2() {
                     // A controller lives in one hierarchy at a time; where v2 lists it, it is there.
@@ -188,42 +165,25 @@ impl<'a> Mount<'a> {
         let mut right = right.split(' ');
         let (root, point) = (unescaped(left.next()?), unescaped(left.next()?));
         let (kind, _) = (right.next()?, right.next()?);
-        Some(Self {
-            root,
-            point,
-            kind,
-            options: right.next()?,
-        })
+        Some(Self { root, point, kind, options: right.next()? })
     }
 
     /// Where the cgroup `path` is seen through this mount.
     fn at(&self, path: &str) -> Option<PathBuf> {
         let path = Path::new(path);
         // Within a cgroup namespace paths may climb out (`/../x`): such a cgroup is not to be seen here.
-        if path
-            .components()
-            .any(|part| part == std::path::Component::ParentDir)
-        {
+        if path.components().any(|part| part == std::path::Component::ParentDir) {
             return None;
         }
         let beneath = path.strip_prefix(&self.root).ok()?;
-        Some(if beneath.as_os_str().is_empty() {
-            self.point.clone()
-        } else {
-            self.point.join(beneath)
-        })
+        Some(if beneath.as_os_str().is_empty() { self.point.clone() } else { self.point.join(beneath) })
     }
 }
 
 /// mountinfo writes space, tab, newline and backslash as `\ooo`.
 fn unescaped(text: &str) -> PathBuf {
     let mut out = text.to_owned();
-    for (code, plain) in [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ] {
+    for (code, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
         out = out.replace(code, plain);
     }
     out.into()

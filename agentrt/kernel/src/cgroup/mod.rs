@@ -41,10 +41,7 @@ impl Values {
         let io = self.read_bytes_per_second.is_some() || self.write_bytes_per_second.is_some();
         [
             (self.memory.is_some(), Controller::Memory),
-            (
-                self.cpus.is_some() || self.cpu_weight.is_some(),
-                Controller::Cpu,
-            ),
+            (self.cpus.is_some() || self.cpu_weight.is_some(), Controller::Cpu),
             (self.processes.is_some(), Controller::Pids),
             (io, Controller::Io),
         ]
@@ -78,10 +75,7 @@ impl std::error::Error for CgroupError {}
 pub type Result<T> = std::result::Result<T, CgroupError>;
 
 fn fail<T>(what: String, errno: sys::Errno) -> Result<T> {
-    Err(CgroupError {
-        what,
-        errno: Some(errno),
-    })
+    Err(CgroupError { what, errno: Some(errno) })
 }
 
 /// The cgroup of one agent: one directory in each hierarchy that is used.
@@ -107,19 +101,13 @@ pub struct Handle {
 }
 
 /// The directories that `name` gets: one a hierarchy, with the controllers that live there.
-fn planned(
-    layout: &Layout,
-    name: &Path,
-    wanted: &[Controller],
-) -> BTreeMap<(Version, PathBuf), Vec<Controller>> {
+fn planned(layout: &Layout, name: &Path, wanted: &[Controller]) -> BTreeMap<(Version, PathBuf), Vec<Controller>> {
     let mut out: BTreeMap<_, Vec<Controller>> = BTreeMap::new();
     let always = [Controller::Freezer, Controller::Account];
     for (controller, place) in &layout.places {
         // Counting alone is not worth a hierarchy of v1 of its own where the unified one counts.
         if wanted.contains(controller) || always.contains(controller) {
-            out.entry((place.version, place.own.join(name)))
-                .or_default()
-                .push(*controller);
+            out.entry((place.version, place.own.join(name))).or_default().push(*controller);
         }
     }
     out
@@ -131,19 +119,11 @@ impl Cgroup {
     /// A controller that `values` need and the host lacks is an error; compile a plan to have it refused earlier.
     pub fn create(layout: &Layout, name: &Path, values: &Values) -> Result<Self> {
         let wanted = values.controllers();
-        if let Some(missing) = wanted
-            .iter()
-            .find(|controller| !layout.places.contains_key(controller))
-        {
-            let what = format!(
-                "the controller {missing:?} is not mounted here ({} layout)",
-                layout.kind()
-            );
+        if let Some(missing) = wanted.iter().find(|controller| !layout.places.contains_key(controller)) {
+            let what = format!("the controller {missing:?} is not mounted here ({} layout)", layout.kind());
             return Err(CgroupError { what, errno: None });
         }
-        let mut cgroup = Self {
-            directories: Vec::new(),
-        };
+        let mut cgroup = Self { directories: Vec::new() };
         for ((version, path), controllers) in planned(layout, name, &wanted) {
             match Directory::create(version, path, controllers, name) {
                 Ok(directory) => cgroup.directories.push(directory),
@@ -164,11 +144,7 @@ impl Cgroup {
     pub fn open(handle: &Handle) -> Result<Self> {
         let mut directories = Vec::new();
         for (version, path, controllers) in &handle.directories {
-            directories.push(Directory::open(
-                *version,
-                path.clone(),
-                controllers.clone(),
-            )?);
+            directories.push(Directory::open(*version, path.clone(), controllers.clone())?);
         }
         Ok(Self { directories })
     }
@@ -176,41 +152,28 @@ impl Cgroup {
     /// What [`Cgroup::open`] needs.
     pub fn handle(&self) -> Handle {
         let one = |d: &Directory| (d.version, d.path.clone(), d.controllers.clone());
-        Handle {
-            directories: self.directories.iter().map(one).collect(),
-        }
+        Handle { directories: self.directories.iter().map(one).collect() }
     }
 
     /// The directory of v2, into which a child can be cloned.
     pub(crate) fn unified(&self) -> Option<RawFd> {
-        self.directories
-            .iter()
-            .find(|d| d.version == Version::V2)
-            .map(|d| d.fd.as_raw_fd())
+        self.directories.iter().find(|d| d.version == Version::V2).map(|d| d.fd.as_raw_fd())
     }
 
     /// Descriptors of `tasks` (v1), for a child that writes "0" to each and so moves itself.
     ///
     /// Moving oneself alone does not take the lock that moving another process takes, and which may wait for RCU.
     pub(crate) fn own_doors(&self) -> Result<Vec<OwnedFd>> {
-        self.directories
-            .iter()
-            .filter(|d| d.version == Version::V1)
-            .map(|d| d.file(c"tasks", libc::O_WRONLY))
-            .collect()
+        self.directories.iter().filter(|d| d.version == Version::V1).map(|d| d.file(c"tasks", libc::O_WRONLY)).collect()
     }
 
     pub(crate) fn with(&self, controller: Controller) -> Option<&Directory> {
-        self.directories
-            .iter()
-            .find(|d| d.controllers.contains(&controller))
+        self.directories.iter().find(|d| d.controllers.contains(&controller))
     }
 
     /// Move a process (all its threads) in.
     pub fn attach(&self, pid: i32) -> Result<()> {
-        self.directories
-            .iter()
-            .try_for_each(|d| d.write(c"cgroup.procs", &pid.to_string()))
+        self.directories.iter().try_for_each(|d| d.write(c"cgroup.procs", &pid.to_string()))
     }
 
     /// The processes in it.
@@ -236,10 +199,7 @@ impl Cgroup {
                         pause = (pause * 2).min(Duration::from_millis(10));
                     }
                     Err(errno) => {
-                        return fail(
-                            format!("{} cannot be removed", directory.path.display()),
-                            errno,
-                        );
+                        return fail(format!("{} cannot be removed", directory.path.display()), errno);
                     }
                 }
             }
@@ -255,12 +215,7 @@ pub(crate) fn c_path(path: &Path) -> CString {
 }
 
 impl Directory {
-    fn create(
-        version: Version,
-        path: PathBuf,
-        controllers: Vec<Controller>,
-        name: &Path,
-    ) -> Result<Self> {
+    fn create(version: Version, path: PathBuf, controllers: Vec<Controller>, name: &Path) -> Result<Self> {
         let made = sys::mkdirat(sys::HERE, &c_path(&path), 0o755);
         if made == Err(sys::Errno(libc::ENOENT)) || version == Version::V2 && made.is_ok() {
             // Rare: the first agent under this parent. Or v2, whose parents must hand their controllers down.
@@ -291,32 +246,15 @@ impl Directory {
     }
 
     fn open(version: Version, path: PathBuf, controllers: Vec<Controller>) -> Result<Self> {
-        match sys::openat(
-            sys::HERE,
-            &c_path(&path),
-            libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW,
-            0,
-        ) {
-            Ok(fd) => Ok(Self {
-                version,
-                path,
-                controllers,
-                fd,
-            }),
+        match sys::openat(sys::HERE, &c_path(&path), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0) {
+            Ok(fd) => Ok(Self { version, path, controllers, fd }),
             Err(errno) => fail(format!("{} cannot be opened", path.display()), errno),
         }
     }
 
     fn file(&self, name: &std::ffi::CStr, flags: i32) -> Result<OwnedFd> {
         sys::openat(self.fd.as_raw_fd(), name, flags | libc::O_NOFOLLOW, 0).or_else(|errno| {
-            fail(
-                format!(
-                    "{}/{} cannot be opened",
-                    self.path.display(),
-                    name.to_string_lossy()
-                ),
-                errno,
-            )
+            fail(format!("{}/{} cannot be opened", self.path.display(), name.to_string_lossy()), errno)
         })
     }
 
@@ -326,13 +264,7 @@ impl Directory {
             Ok(_) => Ok(()),
             Err(errno) => {
                 let path = self.path.display();
-                fail(
-                    format!(
-                        "{value} cannot be written to {path}/{}",
-                        name.to_string_lossy()
-                    ),
-                    errno,
-                )
+                fail(format!("{value} cannot be written to {path}/{}", name.to_string_lossy()), errno)
             }
         }
     }
@@ -347,10 +279,7 @@ impl Directory {
                 Ok(n) => out.extend_from_slice(&chunk[..n]),
                 Err(errno) => {
                     let path = self.path.display();
-                    return fail(
-                        format!("{path}/{} cannot be read", name.to_string_lossy()),
-                        errno,
-                    );
+                    return fail(format!("{path}/{} cannot be read", name.to_string_lossy()), errno);
                 }
             }
         }
@@ -385,14 +314,7 @@ fn delegate(parent: &Path, controllers: &[Controller]) -> Result<()> {
             } else {
                 ""
             };
-            fail(
-                format!(
-                    "{} cannot be given to children of {}{hint}",
-                    wanted.join(" "),
-                    parent.display()
-                ),
-                errno,
-            )
+            fail(format!("{} cannot be given to children of {}{hint}", wanted.join(" "), parent.display()), errno)
         }
     }
 }

@@ -29,8 +29,7 @@ pub struct Stats {
 
 /// The value after `key` in lines of `key value`.
 fn value(text: &str, key: &str) -> Option<u64> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+    text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
 }
 
 fn number(directory: &Directory, name: &std::ffi::CStr) -> Option<u64> {
@@ -45,24 +44,16 @@ impl Cgroup {
             if at.version == Version::V2 {
                 out.memory_bytes = number(at, c"memory.current");
                 out.memory_peak_bytes = number(at, c"memory.peak");
-                out.oom_kills = at
-                    .read(c"memory.events")
-                    .ok()
-                    .and_then(|text| value(&text, "oom_kill "));
+                out.oom_kills = at.read(c"memory.events").ok().and_then(|text| value(&text, "oom_kill "));
             } else {
                 out.memory_bytes = number(at, c"memory.usage_in_bytes");
                 out.memory_peak_bytes = number(at, c"memory.max_usage_in_bytes");
-                out.oom_kills = at
-                    .read(c"memory.oom_control")
-                    .ok()
-                    .and_then(|text| value(&text, "oom_kill "));
+                out.oom_kills = at.read(c"memory.oom_control").ok().and_then(|text| value(&text, "oom_kill "));
             }
         }
         if let Some(at) = self.with(Controller::Account) {
             out.cpu_usec = if at.version == Version::V2 {
-                at.read(c"cpu.stat")
-                    .ok()
-                    .and_then(|text| value(&text, "usage_usec "))
+                at.read(c"cpu.stat").ok().and_then(|text| value(&text, "usage_usec "))
             } else {
                 number(at, c"cpuacct.usage").map(|nanoseconds| nanoseconds / 1000)
             };
@@ -70,24 +61,18 @@ impl Cgroup {
         if let Some(at) = self.with(Controller::Cpu) {
             let text = at.read(c"cpu.stat").unwrap_or_default();
             out.throttled_usec =
-                value(&text, "throttled_usec ")
-                    .or(value(&text, "throttled_time ").map(|ns| ns / 1000));
+                value(&text, "throttled_usec ").or(value(&text, "throttled_time ").map(|ns| ns / 1000));
         }
         if let Some(at) = self.with(Controller::Pids) {
             out.processes = number(at, c"pids.current");
-            out.refused_forks = at
-                .read(c"pids.events")
-                .ok()
-                .and_then(|text| value(&text, "max "));
+            out.refused_forks = at.read(c"pids.events").ok().and_then(|text| value(&text, "max "));
         }
         if let Some(at) = self.with(Controller::Io) {
             let (read, written) = if at.version == Version::V2 {
                 let text = at.read(c"io.stat").unwrap_or_default();
                 (sum(&text, "rbytes="), sum(&text, "wbytes="))
             } else {
-                let text = at
-                    .read(c"blkio.throttle.io_service_bytes")
-                    .unwrap_or_default();
+                let text = at.read(c"blkio.throttle.io_service_bytes").unwrap_or_default();
                 (sum(&text, "Read "), sum(&text, "Write "))
             };
             (out.read_bytes, out.written_bytes) = (Some(read), Some(written));
@@ -98,12 +83,6 @@ impl Cgroup {
 
 /// The sum of the numbers that follow `key` in a text.
 fn sum(text: &str, key: &str) -> u64 {
-    let number = |rest: &str| {
-        rest.split_whitespace()
-            .next()
-            .and_then(|n| n.parse::<u64>().ok())
-    };
-    text.match_indices(key)
-        .filter_map(|(at, _)| number(&text[at + key.len()..]))
-        .sum()
+    let number = |rest: &str| rest.split_whitespace().next().and_then(|n| n.parse::<u64>().ok());
+    text.match_indices(key).filter_map(|(at, _)| number(&text[at + key.len()..])).sum()
 }

@@ -44,8 +44,7 @@ impl<'a> Confinement<'a> {
     /// For a process without namespaces of its own: ids outside, and rights only as far as the launcher has them.
     pub(crate) fn bare(plan: &'a Plan, ids: Option<(u32, u32)>) -> Result<Self, LaunchError> {
         let mut confinement = Self::prepare(plan, false)?;
-        (confinement.bounded, confinement.groups, confinement.ids) =
-            (ids.is_some(), ids.is_some(), ids);
+        (confinement.bounded, confinement.groups, confinement.ids) = (ids.is_some(), ids.is_some(), ids);
         Ok(confinement)
     }
 }
@@ -57,18 +56,9 @@ fn ruleset(plan: &Plan) -> Result<Option<OwnedFd>, LaunchError> {
         return Ok(None);
     }
     let failed = |what: String| move |errno| LaunchError::new("landlock", what, errno);
-    let ruleset = sys::landlock_ruleset(
-        landlock.version,
-        landlock.files,
-        landlock.network,
-        landlock.scoped,
-    )
-    .map_err(failed("making a ruleset".into()))?;
-    for (path, access) in if landlock.files == 0 {
-        &[][..]
-    } else {
-        &landlock.paths
-    } {
+    let ruleset = sys::landlock_ruleset(landlock.version, landlock.files, landlock.network, landlock.scoped)
+        .map_err(failed("making a ruleset".into()))?;
+    for (path, access) in if landlock.files == 0 { &[][..] } else { &landlock.paths } {
         let name = crate::root::c(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
         let opened = match sys::openat(sys::HERE, &name, libc::O_PATH, 0) {
             Ok(opened) => opened,
@@ -77,8 +67,8 @@ fn ruleset(plan: &Plan) -> Result<Option<OwnedFd>, LaunchError> {
             Err(errno) => return Err(failed(format!("opening {}", path.display()))(errno)),
         };
         let mut rights = access.rights() & landlock.files;
-        let is_directory = sys::stat(opened.as_raw_fd(), c"")
-            .is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR);
+        let is_directory =
+            sys::stat(opened.as_raw_fd(), c"").is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR);
         if !is_directory {
             rights &= fs::EXECUTE | fs::READ_FILE | fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV;
         }
@@ -103,6 +93,8 @@ pub(crate) struct Program {
     /// Copies of the descriptors, all above every target, and their targets.
     descriptors: Vec<(OwnedFd, RawFd)>,
     first_free: u32,
+    tty: bool,
+    pub(crate) dies_with_parent: bool,
 }
 
 impl Program {
@@ -111,10 +103,7 @@ impl Program {
         let failed = |what: &'static str| move |errno| LaunchError::new("descriptors", what, errno);
         let mut targets: Vec<(RawFd, RawFd)> = launch.pass.clone();
         let null = if launch.stdio.iter().any(Option::is_none) {
-            Some(
-                sys::openat(sys::HERE, c"/dev/null", libc::O_RDWR, 0)
-                    .map_err(failed("opening /dev/null"))?,
-            )
+            Some(sys::openat(sys::HERE, c"/dev/null", libc::O_RDWR, 0).map_err(failed("opening /dev/null"))?)
         } else {
             None
         };
@@ -122,30 +111,19 @@ impl Program {
             let source = source.or(null.as_ref().map(AsRawFd::as_raw_fd));
             targets.push((source.unwrap_or(-1), target as RawFd));
         }
-        let first_free = targets
-            .iter()
-            .map(|(_, target)| target + 1)
-            .max()
-            .unwrap_or(3);
+        let first_free = targets.iter().map(|(_, target)| target + 1).max().unwrap_or(3);
         let mut descriptors = Vec::with_capacity(targets.len());
         for (source, target) in targets {
-            let copy = sys::dup_above(source, first_free)
-                .map_err(failed("copying a descriptor for the agent"))?;
+            let copy = sys::dup_above(source, first_free).map_err(failed("copying a descriptor for the agent"))?;
             descriptors.push((copy, target));
         }
         let pointers = |words: &[CString]| -> Vec<*const libc::c_char> {
-            words
-                .iter()
-                .map(|word| word.as_ptr())
-                .chain([std::ptr::null()])
-                .collect()
+            words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect()
         };
         let (argv, env) = (launch.argv.clone(), launch.env.clone());
         let workspace = launch.prepared.plan.workspace.as_ref();
         let home = workspace.filter(|w| w.kind != crate::policy::WorkspaceKind::None);
-        let home = home.map_or(c"/".to_owned(), |w| {
-            crate::root::c(w.path.as_os_str().as_encoded_bytes())
-        });
+        let home = home.map_or(c"/".to_owned(), |w| crate::root::c(w.path.as_os_str().as_encoded_bytes()));
         Ok(Self {
             candidates: candidates(&argv, &env),
             argv: pointers(&argv),
@@ -155,6 +133,8 @@ impl Program {
             cwd: launch.cwd.clone().unwrap_or(home),
             descriptors,
             first_free: first_free as u32,
+            tty: launch.tty,
+            dies_with_parent: false,
         })
     }
 }
@@ -167,10 +147,7 @@ fn candidates(argv: &[CString], env: &[CString]) -> Vec<CString> {
     if command.as_bytes().contains(&b'/') {
         return vec![command.clone()];
     }
-    let path = env
-        .iter()
-        .find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="))
-        .unwrap_or(b"/usr/bin:/bin");
+    let path = env.iter().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH=")).unwrap_or(b"/usr/bin:/bin");
     path.split(|byte| *byte == b':')
         .filter(|directory| directory.starts_with(b"/"))
         .map(|directory| crate::root::c(&[directory, b"/", command.as_bytes()].concat()))
@@ -187,10 +164,7 @@ struct Failure {
 }
 
 /// Start the program: its process id, and the descriptor on which denied calls are told.
-pub(crate) fn start(
-    confinement: &Confinement,
-    program: &Program,
-) -> Result<(i32, Option<OwnedFd>), LaunchError> {
+pub(crate) fn start(confinement: &Confinement, program: &Program) -> Result<(i32, Option<OwnedFd>), LaunchError> {
     let failed = |what: &'static str| move |errno| LaunchError::new("launcher", what, errno);
     let stack = sys::Stack::new(64 << 10).map_err(failed("mapping a stack"))?;
     let notes = if confinement.note {
@@ -205,17 +179,15 @@ pub(crate) fn start(
         127
     };
     // SAFETY: `body` makes system calls alone, on memory that was made before, and ends in execve or exit.
-    let pid =
-        unsafe { sys::vfork_on(&stack, &mut run) }.map_err(failed("making the main process"))?;
+    let pid = unsafe { sys::vfork_on(&stack, &mut run) }.map_err(failed("making the main process"))?;
     if let Some(failure) = failure {
         let _ = sys::wait(pid, 0);
         return Err(told(failure, confinement, program));
     }
     let listener = match notes {
-        Some((receiver, _)) => Some(
-            receive_descriptor(receiver.as_raw_fd())
-                .map_err(failed("receiving the filter's descriptor"))?,
-        ),
+        Some((receiver, _)) => {
+            Some(receive_descriptor(receiver.as_raw_fd()).map_err(failed("receiving the filter's descriptor"))?)
+        }
         None => None,
     };
     Ok((pid, listener))
@@ -227,27 +199,15 @@ pub(super) fn body_with_report(confinement: &Confinement, program: &Program) -> 
 }
 
 fn told(failure: Failure, confinement: &Confinement, program: &Program) -> LaunchError {
-    let Failure {
-        layer,
-        what,
-        index,
-        errno,
-    } = failure;
+    let Failure { layer, what, index, errno } = failure;
     let detail = match what {
         "setting the limit" => confinement.limits.get(index).map(|limit| limit.key.clone()),
-        "executing" => program
-            ._argv
-            .first()
-            .map(|command| command.to_string_lossy().into_owned()),
+        "executing" => program._argv.first().map(|command| command.to_string_lossy().into_owned()),
         "entering the directory" => Some(program.cwd.to_string_lossy().into_owned()),
         _ => None,
     };
     let what = detail.map_or(what.to_owned(), |detail| format!("{what} {detail}"));
-    LaunchError {
-        layer: layer.to_owned(),
-        what,
-        errno: (errno.0 != 0).then_some(errno),
-    }
+    LaunchError { layer: layer.to_owned(), what, errno: (errno.0 != 0).then_some(errno) }
 }
 
 /// System calls alone: no allocation, no locks. Returns only when something failed.
@@ -259,14 +219,7 @@ fn body(confinement: &Confinement, program: &Program, notes: Option<RawFd>) -> F
         ($layer:literal, $what:literal, $call:expr, $index:expr) => {
             match $call {
                 Ok(value) => value,
-                Err(errno) => {
-                    return Failure {
-                        layer: $layer,
-                        what: $what,
-                        index: $index,
-                        errno,
-                    }
-                }
+                Err(errno) => return Failure { layer: $layer, what: $what, index: $index, errno },
             }
         };
     }
@@ -274,61 +227,41 @@ fn body(confinement: &Confinement, program: &Program, notes: Option<RawFd>) -> F
     sys::default_signals();
     step!("launcher", "unblocking signals", sys::unblock_signals());
     for (copy, target) in &program.descriptors {
-        step!(
-            "descriptors",
-            "placing a descriptor",
-            sys::dup_to(copy.as_raw_fd(), *target)
-        );
+        step!("descriptors", "placing a descriptor", sys::dup_to(copy.as_raw_fd(), *target));
+    }
+    if program.tty {
+        step!("descriptors", "making descriptor 0 the terminal of the session", sys::take_terminal(0));
     }
     const CLOSE_ON_EXEC: u32 = 4;
-    step!(
-        "descriptors",
-        "closing the others",
-        sys::close_range(program.first_free, u32::MAX, CLOSE_ON_EXEC)
-    );
-    step!(
-        "root",
-        "entering the directory",
-        sys::change_directory(&program.cwd)
-    );
-    if !step!(
-        "root",
-        "looking where the directory is",
-        sys::directory_is_reachable()
-    ) {
-        return Failure {
-            layer: "root",
-            what: "the directory is not beneath the root",
-            index: 0,
-            errno: Errno(0),
-        };
+    step!("descriptors", "closing the others", sys::close_range(program.first_free, u32::MAX, CLOSE_ON_EXEC));
+    step!("root", "entering the directory", sys::change_directory(&program.cwd));
+    if !step!("root", "looking where the directory is", sys::directory_is_reachable()) {
+        return Failure { layer: "root", what: "the directory is not beneath the root", index: 0, errno: Errno(0) };
     }
     for (index, limit) in confinement.limits.iter().enumerate() {
+        step!("limits", "setting the limit", sys::set_limit(0, limit.resource, limit.value), index);
+    }
+    let confined = credentials_and_filters(confinement, notes);
+    if program.dies_with_parent {
+        // After the ids have changed: that clears it.
         step!(
-            "limits",
-            "setting the limit",
-            sys::set_limit(0, limit.resource, limit.value),
-            index
+            "launcher",
+            "tying the program to its supervisor",
+            sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
         );
     }
-    credentials_and_filters(confinement, notes).map_or_else(
+    confined.map_or_else(
         |failure| failure,
         |()| {
             let mut errno = Errno(libc::ENOENT);
             for candidate in &program.candidates {
                 // SAFETY: both arrays were made from live C strings and end in a null pointer.
-                let refused =
-                    unsafe { sys::execve(candidate, program.argv.as_ptr(), program.env.as_ptr()) };
+                let refused = unsafe { sys::execve(candidate, program.argv.as_ptr(), program.env.as_ptr()) };
                 if refused.0 != libc::ENOENT {
                     errno = refused;
                 }
             }
-            Failure {
-                layer: "exec",
-                what: "executing",
-                index: 0,
-                errno,
-            }
+            Failure { layer: "exec", what: "executing", index: 0, errno }
         },
     )
 }
@@ -337,21 +270,12 @@ fn body(confinement: &Confinement, program: &Program, notes: Option<RawFd>) -> F
 fn credentials_and_filters(confinement: &Confinement, notes: Option<RawFd>) -> Result<(), Failure> {
     macro_rules! step {
         ($layer:literal, $what:literal, $call:expr) => {
-            $call.map_err(|errno| Failure {
-                layer: $layer,
-                what: $what,
-                index: 0,
-                errno,
-            })?
+            $call.map_err(|errno| Failure { layer: $layer, what: $what, index: 0, errno })?
         };
     }
     if confinement.bounded {
         // No root by number: NOROOT, NO_SETUID_FIXUP, both locked.
-        step!(
-            "capabilities",
-            "locking securebits",
-            sys::prctl(libc::PR_SET_SECUREBITS, 0x0F, 0)
-        );
+        step!("capabilities", "locking securebits", sys::prctl(libc::PR_SET_SECUREBITS, 0x0F, 0));
         step!(
             "capabilities",
             "dropping the bounding set",
@@ -365,43 +289,18 @@ fn credentials_and_filters(confinement: &Confinement, notes: Option<RawFd>) -> R
         step!("identity", "setting the group", sys::set_gid(gid));
         step!("identity", "setting the user", sys::set_uid(uid));
     }
-    step!(
-        "capabilities",
-        "dropping capabilities",
-        sys::set_capabilities(confinement.keep)
-    );
-    for capability in (0..=confinement.last_capability).filter(|c| confinement.keep & (1 << c) != 0)
-    {
+    step!("capabilities", "dropping capabilities", sys::set_capabilities(confinement.keep));
+    for capability in (0..=confinement.last_capability).filter(|c| confinement.keep & (1 << c) != 0) {
         const RAISE: u64 = 2;
-        step!(
-            "capabilities",
-            "keeping a capability",
-            sys::prctl(libc::PR_CAP_AMBIENT, RAISE, u64::from(capability))
-        );
+        step!("capabilities", "keeping a capability", sys::prctl(libc::PR_CAP_AMBIENT, RAISE, u64::from(capability)));
     }
-    step!(
-        "seccomp",
-        "giving up new privileges",
-        sys::no_new_privileges()
-    );
+    step!("seccomp", "giving up new privileges", sys::no_new_privileges());
     if let Some(ruleset) = &confinement.ruleset {
-        step!(
-            "landlock",
-            "restricting the process",
-            sys::landlock_restrict(ruleset.as_raw_fd())
-        );
+        step!("landlock", "restricting the process", sys::landlock_restrict(ruleset.as_raw_fd()));
     }
-    let listener = step!(
-        "seccomp",
-        "installing the filter",
-        sys::install_filter(confinement.filter, confinement.note)
-    );
+    let listener = step!("seccomp", "installing the filter", sys::install_filter(confinement.filter, confinement.note));
     if let (Some(listener), Some(to)) = (listener, notes) {
-        step!(
-            "seccomp",
-            "handing over the filter's descriptor",
-            send_descriptor(to, listener.as_raw_fd())
-        );
+        step!("seccomp", "handing over the filter's descriptor", send_descriptor(to, listener.as_raw_fd()));
         // Closed by execve; a drop here would do as well, but nothing may run after a failed close.
         std::mem::forget(listener);
     }
@@ -410,6 +309,10 @@ fn credentials_and_filters(confinement: &Confinement, notes: Option<RawFd>) -> R
 
 /// Put a confinement on the calling thread itself.
 pub(crate) fn put_on(confinement: &Confinement) -> Result<(), LaunchError> {
+    for limit in confinement.limits {
+        sys::set_limit(0, limit.resource, limit.value)
+            .map_err(|errno| LaunchError::new("limits", format!("setting the limit {}", limit.key), errno))?;
+    }
     credentials_and_filters(confinement, None)
         .map_err(|failure| LaunchError::new(failure.layer, failure.what, failure.errno))
 }
@@ -435,34 +338,18 @@ fn send_descriptor(to: RawFd, fd: RawFd) -> sys::Result<()> {
     control.0[8..12].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
     control.0[12..16].copy_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
     control.0[16..20].copy_from_slice(&fd.to_ne_bytes());
-    let mut part = libc::iovec {
-        iov_base: std::ptr::null_mut(),
-        iov_len: 0,
-    };
+    let mut part = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     let header = message(&mut byte, &mut part, &mut control);
     // SAFETY: the header points to live values of this frame.
-    if unsafe { libc::sendmsg(to, &raw const header, libc::MSG_NOSIGNAL) } < 0 {
-        Err(Errno::last())
-    } else {
-        Ok(())
-    }
+    if unsafe { libc::sendmsg(to, &raw const header, libc::MSG_NOSIGNAL) } < 0 { Err(Errno::last()) } else { Ok(()) }
 }
 
 fn receive_descriptor(from: RawFd) -> sys::Result<OwnedFd> {
     let (mut byte, mut control) = (0u8, Control([0; 24]));
-    let mut part = libc::iovec {
-        iov_base: std::ptr::null_mut(),
-        iov_len: 0,
-    };
+    let mut part = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     let mut header = message(&mut byte, &mut part, &mut control);
     // SAFETY: the header points to live values of this frame.
-    let got = unsafe {
-        libc::recvmsg(
-            from,
-            &raw mut header,
-            libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT,
-        )
-    };
+    let got = unsafe { libc::recvmsg(from, &raw mut header, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
     if got < 0 {
         return Err(Errno::last());
     }

@@ -9,7 +9,7 @@
 //! init is a copy of the launcher (nothing is executed for it), so the launcher has to be small, and to have one thread.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ use crate::error::LaunchError;
 use crate::host::Host;
 use crate::init::Hooks;
 use crate::plan::Plan;
-use crate::policy::{Level, NetworkMode};
+use crate::policy::Level;
 use crate::root::Recipe;
 use crate::sys::{self, Errno, Side};
 use crate::workspace::Workspace;
@@ -50,21 +50,12 @@ impl Identity {
     pub fn new(first_id: u32, ids: u32, hostname: &str, machine_id: &str) -> Self {
         let own = sys::ids().0;
         let (first_id, ids) = if own == 0 { (first_id, ids) } else { (own, 1) };
-        Self {
-            first_id,
-            ids,
-            hostname: hostname.to_owned(),
-            machine_id: machine_id.to_owned(),
-        }
+        Self { first_id, ids, hostname: hostname.to_owned(), machine_id: machine_id.to_owned() }
     }
 
     /// The id outside that `inside` is.
     pub fn outside(&self, inside: u32) -> u32 {
-        if self.ids == 1 {
-            self.first_id
-        } else {
-            self.first_id.saturating_add(inside)
-        }
+        if self.ids == 1 { self.first_id } else { self.first_id.saturating_add(inside) }
     }
 }
 
@@ -84,10 +75,7 @@ impl Prepared {
         let opened = sys::openat(sys::HERE, c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0);
         let proc = opened.map_err(|errno| LaunchError::new("launcher", "opening /proc", errno))?;
         if sys::filesystem_magic(proc.as_raw_fd()) != Ok(PROC_SUPER_MAGIC) {
-            return Err(LaunchError::refused(
-                "launcher",
-                "/proc is no procfs: nothing is written to it",
-            ));
+            return Err(LaunchError::refused("launcher", "/proc is no procfs: nothing is written to it"));
         }
         let (mut recipe, mut tree) = (None, None);
         if plan.level > Level::L1 {
@@ -97,12 +85,7 @@ impl Prepared {
             }
             recipe = Some(made);
         }
-        Ok(Self {
-            plan: plan.clone(),
-            recipe,
-            tree,
-            proc,
-        })
+        Ok(Self { plan: plan.clone(), recipe, tree, proc })
     }
 
     /// The plan.
@@ -122,6 +105,9 @@ fn detached_trees_can_be_copied() -> bool {
     };
     probe().is_ok()
 }
+
+/// Told of a process that has been made: its id and a descriptor of it.
+pub type OnCloned<'a> = &'a mut dyn FnMut(i32, BorrowedFd) -> std::io::Result<()>;
 
 /// One agent to start.
 pub struct Launch<'a> {
@@ -149,27 +135,25 @@ pub struct Launch<'a> {
     pub status: Option<RawFd>,
     /// A file in which init counts denied calls: 32 bits each, little-endian, at four times the call's number.
     pub denials: Option<RawFd>,
+    /// Where in `status` the record is written, if that is a file.
+    pub status_offset: u64,
+    /// Descriptor 0 becomes the controlling terminal of the program's session.
+    pub tty: bool,
     /// What init does beside its own work.
     pub hooks: Option<&'a mut dyn Hooks>,
+    /// Called in the launcher when the process exists and has its ids, before anything of the agent runs. Where it
+    /// fails, or the launcher dies before, the process ends without having run anything.
+    pub on_cloned: Option<OnCloned<'a>>,
 }
 
 impl<'a> Launch<'a> {
     /// A command with nothing but what is needed.
     pub fn new(prepared: &'a Prepared, identity: &'a Identity, argv: &[&str]) -> Self {
-        let text = |words: &[&str]| {
-            words
-                .iter()
-                .filter_map(|word| CString::new(*word).ok())
-                .collect()
-        };
+        let text = |words: &[&str]| words.iter().filter_map(|word| CString::new(*word).ok()).collect();
         Self {
             prepared,
             argv: text(argv),
-            env: text(&[
-                "PATH=/usr/local/bin:/usr/bin:/bin",
-                "HOME=/work",
-                "LANG=C.UTF-8",
-            ]),
+            env: text(&["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/work", "LANG=C.UTF-8"]),
             cwd: None,
             stdio: [None; 3],
             pass: Vec::new(),
@@ -179,7 +163,10 @@ impl<'a> Launch<'a> {
             netns: None,
             status: None,
             denials: None,
+            status_offset: 0,
+            tty: false,
             hooks: None,
+            on_cloned: None,
         }
     }
 }
@@ -212,56 +199,33 @@ fn check(launch: &Launch) -> Result<(), LaunchError> {
         return Err(LaunchError::refused("exec", "the command is empty"));
     }
     let identity = launch.identity;
-    if identity.first_id == 0
-        || identity.ids == 0
-        || identity.first_id.checked_add(identity.ids).is_none()
-    {
-        let what = format!(
-            "ids {} and {} more would reach the host's root or wrap around",
-            identity.first_id, identity.ids
-        );
+    if identity.first_id == 0 || identity.ids == 0 || identity.first_id.checked_add(identity.ids).is_none() {
+        let what =
+            format!("ids {} and {} more would reach the host's root or wrap around", identity.first_id, identity.ids);
         return Err(LaunchError::refused("identity", what));
     }
     if identity.ids > 1 && (plan.uid >= identity.ids || plan.gid >= identity.ids) {
-        let what = format!(
-            "uid {} or gid {} inside is outside the range of {} ids",
-            plan.uid, plan.gid, identity.ids
-        );
+        let what = format!("uid {} or gid {} inside is outside the range of {} ids", plan.uid, plan.gid, identity.ids);
         return Err(LaunchError::refused("identity", what));
     }
     if !crate::init::is_plain_name(&identity.hostname) {
         let what = format!("{:?} is no host name", identity.hostname);
         return Err(LaunchError::refused("identity", what));
     }
-    if identity.machine_id.len() != 32
-        || !identity.machine_id.bytes().all(|b| b.is_ascii_hexdigit())
-    {
-        return Err(LaunchError::refused(
-            "identity",
-            "the machine id is not 32 hexadecimal digits",
-        ));
+    if identity.machine_id.len() != 32 || !identity.machine_id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(LaunchError::refused("identity", "the machine id is not 32 hexadecimal digits"));
     }
     for (_, target) in &launch.pass {
         if !(3..256).contains(target) {
-            return Err(LaunchError::refused(
-                "descriptors",
-                format!("{target} is not between 3 and 255"),
-            ));
+            return Err(LaunchError::refused("descriptors", format!("{target} is not between 3 and 255")));
         }
     }
     if launch.cgroup.is_none() && !plan.cgroup.controllers().is_empty() {
-        return Err(LaunchError::refused(
-            "cgroup",
-            "the plan sets limits by cgroup, and no cgroup was given",
-        ));
+        return Err(LaunchError::refused("cgroup", "the plan sets limits by cgroup, and no cgroup was given"));
     }
-    let threads = std::fs::metadata("/proc/self/task")
-        .map_or(0, |meta| std::os::unix::fs::MetadataExt::nlink(&meta));
+    let threads = std::fs::metadata("/proc/self/task").map_or(0, |meta| std::os::unix::fs::MetadataExt::nlink(&meta));
     if threads > 3 {
-        let what = format!(
-            "the launcher has {} threads, and must have one: start agents from a spawner",
-            threads - 2
-        );
+        let what = format!("the launcher has {} threads, and must have one: start agents from a spawner", threads - 2);
         return Err(LaunchError::refused("launcher", what));
     }
     Ok(())
@@ -272,7 +236,7 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
     check(&launch)?;
     let plan = &launch.prepared.plan;
     if plan.level == Level::L1 {
-        return l1::launch(&launch);
+        return l1::launch(&mut launch);
     }
     let failed = |what: &'static str| move |errno| LaunchError::new("launcher", what, errno);
 
@@ -287,55 +251,36 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
                 &own_workspace
             }
         };
-        let copy =
-            sys::clone_tree(tree.as_raw_fd(), c"", true).map_err(failed("copying the root"))?;
+        let copy = sys::clone_tree(tree.as_raw_fd(), c"", true).map_err(failed("copying the root"))?;
         workspace.attach(copy.as_raw_fd())?;
         root = Some(copy);
     }
-    let doors = launch
-        .cgroup
-        .map(Cgroup::own_doors)
-        .transpose()?
-        .unwrap_or_default();
+    let doors = launch.cgroup.map(Cgroup::own_doors).transpose()?.unwrap_or_default();
     let unified = launch.cgroup.and_then(Cgroup::unified);
     let (go_read, go_write) = sys::pipe().map_err(failed("making a pipe"))?;
     let (report_read, report_write) = sys::pipe().map_err(failed("making a pipe"))?;
 
-    let mut namespaces = libc::CLONE_NEWUSER
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS;
+    let mut namespaces =
+        libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     let mut home = None;
-    if plan.network != NetworkMode::Host && launch.netns.is_none() {
+    if plan.level == Level::L3 && launch.netns.is_none() {
         namespaces |= libc::CLONE_NEWNET;
     }
     if let Some(netns) = launch.netns {
         // A namespace that the launcher owns cannot be entered from within the agent's user namespace: so we enter it
         // for the time of the clone. The agent gets no rights over it.
         home = Some(
-            sys::openat(sys::HERE, c"/proc/self/ns/net", libc::O_RDONLY, 0)
-                .map_err(failed("opening our network"))?,
+            sys::openat(sys::HERE, c"/proc/self/ns/net", libc::O_RDONLY, 0).map_err(failed("opening our network"))?,
         );
-        sys::setns(netns, libc::CLONE_NEWNET as u64).map_err(|errno| {
-            LaunchError::new(
-                "network",
-                "entering the ready-made network namespace",
-                errno,
-            )
-        })?;
+        sys::setns(netns, libc::CLONE_NEWNET as u64)
+            .map_err(|errno| LaunchError::new("network", "entering the ready-made network namespace", errno))?;
     }
     // SAFETY: `check` has seen that this process has one thread.
     let side = unsafe { sys::fork_into(namespaces as u64, unified) };
     if let (Some(home), true) = (&home, !matches!(side, Ok(Side::Child))) {
         // Not to come home would start every later agent in this one's network.
-        sys::setns(home.as_raw_fd(), libc::CLONE_NEWNET as u64).map_err(|errno| {
-            LaunchError::new(
-                "network",
-                "coming back from the agent's network namespace",
-                errno,
-            )
-        })?;
+        sys::setns(home.as_raw_fd(), libc::CLONE_NEWNET as u64)
+            .map_err(|errno| LaunchError::new("network", "coming back from the agent's network namespace", errno))?;
     }
     match side.map_err(|errno| LaunchError::new("namespaces", "making the namespaces", errno))? {
         Side::Child => {
@@ -349,15 +294,11 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
             drop((go_read, report_write, doors, root));
             let mapped = map_ids(&launch, pid);
             let started = mapped.and_then(|()| {
-                sys::write(go_write.as_raw_fd(), b"g").map_err(failed("waking the child"))?;
+                release(&mut launch, pid, &pidfd, &go_write)?;
                 await_start(&report_read)
             });
             match started {
-                Ok(()) => Ok(Launched {
-                    pid,
-                    pidfd,
-                    applied: Applied::of(plan, &launch),
-                }),
+                Ok(()) => Ok(Launched { pid, pidfd, applied: Applied::of(plan, &launch) }),
                 Err(error) => {
                     let _ = sys::pidfd_kill(pidfd.as_raw_fd(), libc::SIGKILL);
                     let _ = sys::wait(pid, 0);
@@ -368,6 +309,32 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
     }
 }
 
+/// Let a process run that waits to be let.
+fn release(launch: &mut Launch, pid: i32, pidfd: &OwnedFd, go: &OwnedFd) -> Result<(), LaunchError> {
+    if let Some(tell) = launch.on_cloned.as_mut()
+        && let Err(error) = tell(pid, pidfd.as_fd())
+    {
+        return Err(LaunchError::refused("launcher", format!("the process could not be recorded: {error}")));
+    }
+    sys::write(go.as_raw_fd(), b"g").map_err(|errno| LaunchError::new("launcher", "waking the child", errno))?;
+    Ok(())
+}
+
+/// Wait to be let run; whoever's launcher dies before has nothing to run for.
+fn await_release(go: &OwnedFd) -> Result<(), LaunchError> {
+    let mut byte = [0u8; 1];
+    if sys::read(go.as_raw_fd(), &mut byte) == Ok(1) {
+        return Ok(());
+    }
+    Err(LaunchError::refused("launcher", "the launcher died"))
+}
+
+/// Put a plan of level L1 on this very process.
+pub(crate) fn confine_self(plan: &Plan, ids: Option<(u32, u32)>) -> Result<(), LaunchError> {
+    let confinement = main_process::Confinement::bare(plan, ids)?;
+    main_process::put_on(&confinement)
+}
+
 /// Write the user and group maps of a child that has just been made.
 fn map_ids(launch: &Launch, pid: i32) -> Result<(), LaunchError> {
     let identity = launch.identity;
@@ -375,13 +342,8 @@ fn map_ids(launch: &Launch, pid: i32) -> Result<(), LaunchError> {
     let proc = launch.prepared.proc.as_raw_fd();
     let write = |file: &str, value: &str| {
         let path = CString::new(format!("{pid}/{file}")).unwrap_or_default();
-        sys::write_file(proc, &path, value.as_bytes()).map_err(|errno| {
-            LaunchError::new(
-                "identity",
-                format!("writing {value:?} to the child's {file}"),
-                errno,
-            )
-        })
+        sys::write_file(proc, &path, value.as_bytes())
+            .map_err(|errno| LaunchError::new("identity", format!("writing {value:?} to the child's {file}"), errno))
     };
     if identity.ids > 1 {
         let map = format!("0 {} {}", identity.first_id, identity.ids);
@@ -410,11 +372,7 @@ fn await_start(from: &OwnedFd) -> Result<(), LaunchError> {
     let mut bytes = [0u8; 4096];
     let got = sys::read(from.as_raw_fd(), &mut bytes)
         .map_err(|errno| LaunchError::new("launcher", "hearing from init", errno))?;
-    if bytes[..got].first() == Some(&b'S') {
-        Ok(())
-    } else {
-        Err(parse_report(&bytes[..got]))
-    }
+    if bytes[..got].first() == Some(&b'S') { Ok(()) } else { Err(parse_report(&bytes[..got])) }
 }
 
 /// What [`report`] has written.
@@ -425,9 +383,7 @@ fn parse_report(bytes: &[u8]) -> LaunchError {
             let (layer, what) = rest.split_at(usize::from(*n));
             LaunchError {
                 layer: String::from_utf8_lossy(layer).into_owned(),
-                what: String::from_utf8_lossy(what)
-                    .trim_end_matches('\0')
-                    .to_owned(),
+                what: String::from_utf8_lossy(what).trim_end_matches('\0').to_owned(),
                 errno: (errno != 0).then_some(Errno(errno)),
             }
         }

@@ -3,8 +3,8 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::Launch;
 use super::main_process::{Confinement, Program};
+use super::{Launch, await_release};
 use crate::error::LaunchError;
 use crate::init;
 use crate::policy::NetworkMode;
@@ -28,7 +28,7 @@ pub(super) fn run(
             let hooks = launch.hooks.take();
             init::run(init::Init {
                 main: pid,
-                status: launch.status,
+                status: launch.status.map(|fd| (fd, launch.status_offset)),
                 denials: launch.denials,
                 notes,
                 hooks,
@@ -45,35 +45,27 @@ fn start(
     go: OwnedFd,
 ) -> Result<(i32, Option<OwnedFd>), LaunchError> {
     let plan = &launch.prepared.plan;
-    let failed =
-        |layer: &'static str, what: &'static str| move |errno| LaunchError::new(layer, what, errno);
+    let failed = |layer: &'static str, what: &'static str| move |errno| LaunchError::new(layer, what, errno);
 
-    // Nobody inside may look into init, which is a copy of the launcher.
-    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(failed("launcher", "hiding init's memory"))?;
     sys::block_signals().map_err(failed("launcher", "blocking signals"))?;
-    let mut byte = [0u8; 1];
-    if sys::read(go.as_raw_fd(), &mut byte) != Ok(1) {
-        return Err(LaunchError::refused("launcher", "the launcher died"));
-    }
+    await_release(&go)?;
+    // Nobody inside may look into init, which is a copy of the launcher. (Not earlier: a launcher that is not root could
+    // not write our maps.)
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(failed("launcher", "hiding init's memory"))?;
     for door in &doors {
         sys::write(door.as_raw_fd(), b"0").map_err(failed("cgroup", "moving into the cgroup"))?;
     }
     drop(doors);
-    sys::unshare(libc::CLONE_NEWCGROUP as u64)
-        .map_err(failed("namespaces", "making a cgroup namespace"))?;
+    sys::unshare(libc::CLONE_NEWCGROUP as u64).map_err(failed("namespaces", "making a cgroup namespace"))?;
 
     let ranged = launch.identity.ids > 1;
     if ranged {
         sys::clear_groups().map_err(failed("identity", "leaving the launcher's groups"))?;
-        sys::set_gid(0)
-            .and_then(|()| sys::set_uid(0))
-            .map_err(failed("identity", "becoming root of the namespace"))?;
+        sys::set_gid(0).and_then(|()| sys::set_uid(0)).map_err(failed("identity", "becoming root of the namespace"))?;
         // Changing ids makes a process dumpable again.
-        sys::prctl(libc::PR_SET_DUMPABLE, 0, 0)
-            .map_err(failed("launcher", "hiding init's memory"))?;
+        sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(failed("launcher", "hiding init's memory"))?;
     }
-    sys::set_hostname(launch.identity.hostname.as_bytes())
-        .map_err(failed("namespaces", "setting the host name"))?;
+    sys::set_hostname(launch.identity.hostname.as_bytes()).map_err(failed("namespaces", "setting the host name"))?;
     if plan.network == NetworkMode::Loopback && launch.netns.is_none() {
         sys::loopback_up().map_err(failed("network", "bringing the loopback interface up"))?;
     }
@@ -90,11 +82,9 @@ fn enter_root(launch: &Launch, tree: Option<OwnedFd>) -> Result<(), LaunchError>
     let plan = &launch.prepared.plan;
     let failed = |what: &'static str| move |errno| LaunchError::new("root", what, errno);
     // Nothing that we mount may reach the host, nor what the host mounts later reach us.
-    sys::set_attributes(sys::HERE, c"/", true, 0, libc::MS_PRIVATE)
-        .map_err(failed("making mounts private"))?;
+    sys::set_attributes(sys::HERE, c"/", true, 0, libc::MS_PRIVATE).map_err(failed("making mounts private"))?;
     // Before anything covers the host's /proc: the kernel wants to see it whole when it makes another one.
-    let proc =
-        root::proc(plan.proc_hidden).map_err(failed("mounting /proc (hidepid, subset=pid)"))?;
+    let proc = root::proc(plan.proc_hidden).map_err(failed("mounting /proc (hidepid, subset=pid)"))?;
     let terminals = root::terminals().map_err(failed("mounting /dev/pts"))?;
     let tree = match tree {
         Some(tree) => {
@@ -103,21 +93,13 @@ fn enter_root(launch: &Launch, tree: Option<OwnedFd>) -> Result<(), LaunchError>
         }
         None => {
             let Some(recipe) = &launch.prepared.recipe else {
-                return Err(LaunchError::refused(
-                    "root",
-                    "the plan was prepared without a root",
-                ));
+                return Err(LaunchError::refused("root", "the plan was prepared without a root"));
             };
             let tree = recipe.build(Some(c"/"))?;
             if let Some(workspace) = &plan.workspace {
                 let (uid, gid) = sys::ids();
-                let owner = if launch.identity.ids > 1 {
-                    (plan.uid, plan.gid)
-                } else {
-                    (uid, gid)
-                };
-                Workspace::within(workspace, owner, uid, launch.identity)?
-                    .attach_once(tree.as_raw_fd())?;
+                let owner = if launch.identity.ids > 1 { (plan.uid, plan.gid) } else { (uid, gid) };
+                Workspace::within(workspace, owner, uid, launch.identity)?.attach_once(tree.as_raw_fd())?;
             }
             tree
         }
@@ -128,6 +110,5 @@ fn enter_root(launch: &Launch, tree: Option<OwnedFd>) -> Result<(), LaunchError>
     sys::enter_directory(tree.as_raw_fd()).map_err(failed("entering the root"))?;
     sys::pivot_here().map_err(failed("pivoting to the root"))?;
     // Our own places are made; from here on the root is read-only.
-    sys::set_attributes(sys::HERE, c"/", false, sys::attr::RDONLY, 0)
-        .map_err(failed("making the root read-only"))
+    sys::set_attributes(sys::HERE, c"/", false, sys::attr::RDONLY, 0).map_err(failed("making the root read-only"))
 }

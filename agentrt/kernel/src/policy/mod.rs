@@ -20,20 +20,7 @@ pub use size::Bytes;
 pub const VERSION: u32 = 1;
 
 /// How much is put between an agent and the host.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Level {
     /// Landlock and seccomp: for trusted tools.
     L1,
@@ -45,9 +32,7 @@ pub enum Level {
 }
 
 /// A part of the sandbox that a policy may call optional: its absence is reported instead of failing the start.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layer {
     /// Landlock's rules for files.
@@ -173,9 +158,7 @@ pub struct WorkspacePolicy {
 }
 
 /// How much of a network there is.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkMode {
     /// No interface that is up.
@@ -283,10 +266,7 @@ pub struct Limits {
 impl Policy {
     /// The default policy: L3, the host's /usr, a tmpfs to work in, loopback alone, default limits.
     pub fn new() -> Self {
-        Self {
-            version: VERSION,
-            ..Self::default()
-        }
+        Self { version: VERSION, ..Self::default() }
     }
 
     /// The level, with its default.
@@ -296,22 +276,13 @@ impl Policy {
 
     /// Whether the policy calls `layer` optional.
     pub fn is_optional(&self, layer: Layer) -> bool {
-        self.optional
-            .as_ref()
-            .is_some_and(|set| set.contains(&layer))
+        self.optional.as_ref().is_some_and(|set| set.contains(&layer))
     }
 
     /// The network's mode, with its default for the level.
     pub fn network_mode(&self) -> NetworkMode {
-        let unstated = if self.level() == Level::L3 {
-            NetworkMode::Loopback
-        } else {
-            NetworkMode::None
-        };
-        self.network
-            .as_ref()
-            .and_then(|network| network.mode)
-            .unwrap_or(unstated)
+        let unstated = if self.level() == Level::L3 { NetworkMode::Loopback } else { NetworkMode::None };
+        self.network.as_ref().and_then(|network| network.mode).unwrap_or(unstated)
     }
 
     /// The JSON schema of the document.

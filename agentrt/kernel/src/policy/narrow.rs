@@ -15,53 +15,29 @@ impl Policy {
             plain_path("root.directory", path)?;
         }
         if let Some(Root::Image(digest)) = &self.root {
-            crate::image::Digest::parse(digest)
-                .map_err(|problem| PolicyError::at("root.image", problem))?;
+            crate::image::Digest::parse(digest).map_err(|problem| PolicyError::at("root.image", problem))?;
         }
         if let Some(files) = &self.files {
-            for (key, paths) in [
-                ("read", &files.read),
-                ("execute", &files.execute),
-                ("write", &files.write),
-            ] {
+            for (key, paths) in [("read", &files.read), ("execute", &files.execute), ("write", &files.write)] {
                 for path in paths.iter().flatten() {
                     plain_path(&format!("files.{key}"), path)?;
                 }
             }
         }
-        if let Some(path) = self
-            .workspace
-            .as_ref()
-            .and_then(|workspace| workspace.path.as_ref())
-        {
+        if let Some(path) = self.workspace.as_ref().and_then(|workspace| workspace.path.as_ref()) {
             plain_path("workspace.path", path)?;
-            let taken = [
-                "/", "/proc", "/dev", "/etc", "/run", "/tmp", "/usr", "/bin", "/sbin", "/lib",
-                "/lib64",
-            ];
-            let first = Path::new("/").join(
-                path.components()
-                    .nth(1)
-                    .map(|c| c.as_os_str().to_owned())
-                    .unwrap_or_default(),
-            );
+            let taken = ["/", "/proc", "/dev", "/etc", "/run", "/tmp", "/usr", "/bin", "/sbin", "/lib", "/lib64"];
+            let first =
+                Path::new("/").join(path.components().nth(1).map(|c| c.as_os_str().to_owned()).unwrap_or_default());
             if taken.iter().any(|taken| first == Path::new(taken)) {
-                let problem = format!(
-                    "{} is taken by the root itself: choose another place, as /work",
-                    path.display()
-                );
+                let problem = format!("{} is taken by the root itself: choose another place, as /work", path.display());
                 return Err(PolicyError::at("workspace.path", problem));
             }
         }
         self.check_network()?;
         self.check_system_calls()?;
-        for name in self
-            .capabilities
-            .iter()
-            .flat_map(|c| c.keep.iter().flatten())
-        {
-            crate::capability::number(name)
-                .map_err(|problem| PolicyError::at("capabilities.keep", problem))?;
+        for name in self.capabilities.iter().flat_map(|c| c.keep.iter().flatten()) {
+            crate::capability::number(name).map_err(|problem| PolicyError::at("capabilities.keep", problem))?;
         }
         self.check_limits()
     }
@@ -72,20 +48,17 @@ impl Policy {
         };
         let mode = self.network_mode();
         if mode == NetworkMode::Host && self.level() == super::Level::L3 {
-            let problem = "\"host\" and level L3 exclude each other: L3 has a network of its own; choose L2 or \"loopback\"";
+            let problem =
+                "\"host\" and level L3 exclude each other: L3 has a network of its own; choose L2 or \"loopback\"";
             return Err(PolicyError::at("network.mode", problem));
         }
         if mode == NetworkMode::Loopback && self.level() != super::Level::L3 {
-            let problem = format!(
-                "\"loopback\" needs level L3: {:?} has no network of its own",
-                self.level()
-            );
+            let problem = format!("\"loopback\" needs level L3: {:?} has no network of its own", self.level());
             return Err(PolicyError::at("network.mode", problem));
         }
         for (key, ports) in [("connect", &network.connect), ("bind", &network.bind)] {
             if mode != NetworkMode::Host && ports.as_ref().is_some_and(|ports| !ports.is_empty()) {
-                let problem =
-                    "ports are for mode = \"host\"; without it there is nothing to connect to";
+                let problem = "ports are for mode = \"host\"; without it there is nothing to connect to";
                 return Err(PolicyError::at(format!("network.{key}"), problem));
             }
         }
@@ -104,11 +77,8 @@ impl Policy {
                 let key = format!("system_calls.{key}");
                 match seccomp::standing(name) {
                     Standing::Unknown { nearest } => {
-                        let nearest = nearest
-                            .map(|name| format!("; did you mean {name}?"))
-                            .unwrap_or_default();
-                        let problem =
-                            format!("{name:?} is no system call of this architecture{nearest}");
+                        let nearest = nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+                        let problem = format!("{name:?} is no system call of this architecture{nearest}");
                         return Err(PolicyError::at(key, problem));
                     }
                     Standing::Never(why) if key.ends_with("allow") => {
@@ -126,8 +96,7 @@ impl Policy {
         let Some(limits) = &self.limits else {
             return Ok(());
         };
-        let fail =
-            |key: &str, problem: String| Err(PolicyError::at(format!("limits.{key}"), problem));
+        let fail = |key: &str, problem: String| Err(PolicyError::at(format!("limits.{key}"), problem));
         if let Some(cpus) = limits.cpus
             && !(0.01..=4096.0).contains(&cpus)
         {
@@ -149,10 +118,7 @@ impl Policy {
             if let Some(value) = value
                 && value < least
             {
-                return fail(
-                    key,
-                    format!("{value} is too little for any program to start: at least {least}"),
-                );
+                return fail(key, format!("{value} is too little for any program to start: at least {least}"));
             }
         }
         Ok(())
@@ -162,10 +128,7 @@ impl Policy {
     pub fn narrowed_by(&self, other: &Self) -> Result<Self, PolicyError> {
         let level = match (self.level, other.level) {
             (None, None) => None,
-            (mine, theirs) => Some(
-                mine.unwrap_or_default()
-                    .max(theirs.unwrap_or(mine.unwrap_or_default())),
-            ),
+            (mine, theirs) => Some(mine.unwrap_or_default().max(theirs.unwrap_or(mine.unwrap_or_default()))),
         };
         let mut merged = Self {
             version: self.version,
@@ -181,16 +144,11 @@ impl Policy {
             limits: Some(limits(self.limits.as_ref(), other.limits.as_ref())),
         };
         merged.network = network(self, other, merged.level());
-        let (mine, theirs) = (
-            self.system_calls.clone().unwrap_or_default(),
-            other.system_calls.clone(),
-        );
+        let (mine, theirs) = (self.system_calls.clone().unwrap_or_default(), other.system_calls.clone());
         merged.system_calls = Some(match theirs {
             None => mine,
             Some(theirs) => super::SystemCalls {
-                allow: theirs
-                    .allow
-                    .map_or(mine.allow.clone(), |allow| both(&mine.allow, &Some(allow))),
+                allow: theirs.allow.map_or(mine.allow.clone(), |allow| both(&mine.allow, &Some(allow))),
                 deny: united(&mine.deny, &theirs.deny),
                 record_denials: mine.record_denials.or(theirs.record_denials),
             },
@@ -231,8 +189,7 @@ fn same<T: Clone + PartialEq + std::fmt::Debug>(
 ) -> Result<Option<T>, PolicyError> {
     match (mine, theirs) {
         (Some(mine), Some(theirs)) if mine != theirs => {
-            let problem =
-                format!("{theirs:?} does not narrow {mine:?}: leave it out or state the same");
+            let problem = format!("{theirs:?} does not narrow {mine:?}: leave it out or state the same");
             Err(PolicyError::at(key, problem))
         }
         (None, Some(theirs)) => {
@@ -264,10 +221,7 @@ fn files(mine: Option<&Files>, theirs: Option<&Files>) -> Files {
     // To write or to execute includes to read, so a reader may be narrowed out of either of them.
     let readable = |files: &Files| -> Set<PathBuf> {
         Some(
-            [&files.read, &files.execute, &files.write]
-                .into_iter()
-                .flat_map(|s| s.iter().flatten().cloned())
-                .collect(),
+            [&files.read, &files.execute, &files.write].into_iter().flat_map(|s| s.iter().flatten().cloned()).collect(),
         )
     };
     let stated = theirs.read.is_some() || theirs.execute.is_some() || theirs.write.is_some();
@@ -290,36 +244,21 @@ fn workspace(
     };
     let mine = mine.cloned().unwrap_or_default();
     let kind = mine.kind.unwrap_or_default();
-    if theirs
-        .kind
-        .is_some_and(|theirs| theirs != kind && theirs != super::WorkspaceKind::None)
-    {
-        let problem = format!(
-            "{:?} does not narrow {kind:?}: leave it out or write none",
-            theirs.kind.unwrap_or_default()
-        );
+    if theirs.kind.is_some_and(|theirs| theirs != kind && theirs != super::WorkspaceKind::None) {
+        let problem =
+            format!("{:?} does not narrow {kind:?}: leave it out or write none", theirs.kind.unwrap_or_default());
         return Err(PolicyError::at("workspace.kind", problem));
     }
-    let path = mine
-        .path
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(crate::plan::WORKSPACE));
+    let path = mine.path.clone().unwrap_or_else(|| PathBuf::from(crate::plan::WORKSPACE));
     if theirs.path.as_ref().is_some_and(|theirs| *theirs != path) {
-        let problem = format!(
-            "the workspace is at {}: leave the path out or state the same",
-            path.display()
-        );
+        let problem = format!("the workspace is at {}: leave the path out or state the same", path.display());
         return Err(PolicyError::at("workspace.path", problem));
     }
     Ok(Some(WorkspacePolicy {
         kind: theirs.kind.or(mine.kind),
         path: mine.path,
         size: Some(least(mine.size, theirs.size, crate::plan::WORKSPACE_SIZE)),
-        inodes: Some(least(
-            mine.inodes,
-            theirs.inodes,
-            crate::plan::WORKSPACE_INODES,
-        )),
+        inodes: Some(least(mine.inodes, theirs.inodes, crate::plan::WORKSPACE_INODES)),
         execute: Some(mine.execute.unwrap_or(true) && theirs.execute.unwrap_or(true)),
     }))
 }
@@ -334,10 +273,7 @@ fn least<T: PartialOrd + Copy>(mine: Option<T>, theirs: Option<T>, unstated: T) 
 }
 
 fn network(mine: &Policy, theirs: &Policy, level: super::Level) -> Option<Network> {
-    let (a, b) = (
-        mine.network.clone().unwrap_or_default(),
-        theirs.network.clone().unwrap_or_default(),
-    );
+    let (a, b) = (mine.network.clone().unwrap_or_default(), theirs.network.clone().unwrap_or_default());
     // A network of its own (L3) is narrower than the host's; the mode that a side leaves out does not bind it.
     let mut mode = match b.mode {
         Some(theirs) => mine.network_mode().min(theirs),
@@ -350,26 +286,14 @@ fn network(mine: &Policy, theirs: &Policy, level: super::Level) -> Option<Networ
         mode = NetworkMode::None;
     }
     let ports = |mine: &Set<u16>, theirs: &Set<u16>| {
-        let merged = if theirs.is_some() {
-            both(mine, theirs)
-        } else {
-            mine.clone()
-        };
-        if mode == NetworkMode::Host {
-            merged
-        } else {
-            None
-        }
+        let merged = if theirs.is_some() { both(mine, theirs) } else { mine.clone() };
+        if mode == NetworkMode::Host { merged } else { None }
     };
     Some(Network {
         mode: Some(mode),
         connect: ports(&a.connect, &b.connect),
         bind: ports(&a.bind, &b.bind),
-        egress: if b.egress.is_some() {
-            both(&a.egress, &b.egress)
-        } else {
-            a.egress
-        },
+        egress: if b.egress.is_some() { both(&a.egress, &b.egress) } else { a.egress },
     })
 }
 
@@ -377,15 +301,8 @@ fn limits(mine: Option<&Limits>, theirs: Option<&Limits>) -> Limits {
     let a = mine.cloned().unwrap_or_default();
     let Some(b) = theirs else { return a };
     // Where neither states a value the default of the reference holds, and stays unstated.
-    fn lower<T: PartialOrd + Copy>(
-        mine: Option<T>,
-        theirs: Option<T>,
-        unstated: Option<T>,
-    ) -> Option<T> {
-        match (
-            mine.or(if theirs.is_some() { unstated } else { None }),
-            theirs,
-        ) {
+    fn lower<T: PartialOrd + Copy>(mine: Option<T>, theirs: Option<T>, unstated: Option<T>) -> Option<T> {
+        match (mine.or(if theirs.is_some() { unstated } else { None }), theirs) {
             (Some(mine), Some(theirs)) => Some(if theirs < mine { theirs } else { mine }),
             (mine, theirs) => mine.or(theirs),
         }
@@ -410,15 +327,10 @@ fn limits(mine: Option<&Limits>, theirs: Option<&Limits>) -> Limits {
 fn plain_path(key: &str, path: &Path) -> Result<(), PolicyError> {
     use std::os::unix::ffi::OsStrExt;
     let plain = path.is_absolute()
-        && path
-            .components()
-            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
         && !path.as_os_str().as_bytes().contains(&0);
     if !plain {
-        let problem = format!(
-            "{} is no plain path: write an absolute one without . and ..",
-            path.display()
-        );
+        let problem = format!("{} is no plain path: write an absolute one without . and ..", path.display());
         return Err(PolicyError::at(key, problem));
     }
     Ok(())
@@ -426,11 +338,8 @@ fn plain_path(key: &str, path: &Path) -> Result<(), PolicyError> {
 
 /// `host:port` or `*.host:port`, host in letters, digits, dots and dashes: nothing that two parsers could read apart.
 fn egress(text: &str) -> Result<(), String> {
-    let wrong = || {
-        format!(
-            "{text:?} is no host and port: write name:port or *.name:port, in letters, digits, dots and dashes"
-        )
-    };
+    let wrong =
+        || format!("{text:?} is no host and port: write name:port or *.name:port, in letters, digits, dots and dashes");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let host = host.strip_prefix("*.").unwrap_or(host);
     let label = |label: &str| {
@@ -438,14 +347,9 @@ fn egress(text: &str) -> Result<(), String> {
             && label.len() <= 63
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
-    let port = port
-        .parse::<u16>()
-        .ok()
-        .filter(|port| *port > 0 && !text.contains(":+"));
+    let port = port.parse::<u16>().ok().filter(|port| *port > 0 && !text.contains(":+"));
     if host.len() > 253 || !host.split('.').all(label) || port.is_none() {
         return Err(wrong());
     }

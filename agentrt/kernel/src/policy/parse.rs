@@ -19,11 +19,7 @@ pub struct PolicyError {
 impl PolicyError {
     /// An error at `key`.
     pub fn at(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self {
-            key: key.into(),
-            line: None,
-            problem: problem.into(),
-        }
+        Self { key: key.into(), line: None, problem: problem.into() }
     }
 }
 
@@ -49,8 +45,7 @@ impl Policy {
     /// Read a policy in TOML.
     pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
         within_size(text)?;
-        let deserializer =
-            toml::Deserializer::parse(text).map_err(|error| from_toml_error(text, "", &error))?;
+        let deserializer = toml::Deserializer::parse(text).map_err(|error| from_toml_error(text, "", &error))?;
         let policy = serde_path_to_error::deserialize(deserializer)
             .map_err(|error| from_toml_error(text, &path(error.path()), error.inner()))?;
         checked(policy).map_err(|error| with_line_of_key(text, error))
@@ -63,16 +58,8 @@ impl Policy {
         let policy = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
             let message = error.inner().to_string();
             // serde_json appends " at line L column C"; the line stands in a field of its own.
-            let message = message
-                .split(" at line ")
-                .next()
-                .unwrap_or_default()
-                .to_owned();
-            PolicyError {
-                key: path(error.path()),
-                line: Some(error.inner().line()),
-                problem: reworded(&message),
-            }
+            let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+            PolicyError { key: path(error.path()), line: Some(error.inner().line()), problem: reworded(&message) }
         })?;
         deserializer.end().map_err(|error| PolicyError {
             key: String::new(),
@@ -84,44 +71,28 @@ impl Policy {
 
     /// Read a policy from a file: TOML, or JSON where the name ends in `.json`.
     pub fn from_file(file: &Path) -> Result<Self, PolicyError> {
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            PolicyError::at("", format!("{} cannot be read: {error}", file.display()))
-        })?;
-        if file.extension().is_some_and(|e| e == "json") {
-            Self::from_json(&text)
-        } else {
-            Self::from_toml(&text)
-        }
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| PolicyError::at("", format!("{} cannot be read: {error}", file.display())))?;
+        if file.extension().is_some_and(|e| e == "json") { Self::from_json(&text) } else { Self::from_toml(&text) }
     }
 
     /// The document as TOML.
     pub fn to_toml(&self) -> String {
         // A policy has only tables, arrays of scalars, and scalars: all of them can be written.
-        serde_json::to_value(self)
-            .map(|value| toml_of(&value))
-            .unwrap_or_default()
+        serde_json::to_value(self).map(|value| toml_of(&value)).unwrap_or_default()
     }
 }
 
 fn within_size(text: &str) -> Result<(), PolicyError> {
     if text.len() > LARGEST {
-        return Err(PolicyError::at(
-            "",
-            format!(
-                "{} bytes are too many for a policy: at most {LARGEST}",
-                text.len()
-            ),
-        ));
+        return Err(PolicyError::at("", format!("{} bytes are too many for a policy: at most {LARGEST}", text.len())));
     }
     Ok(())
 }
 
 fn checked(policy: Policy) -> Result<Policy, PolicyError> {
     if policy.version != VERSION {
-        let problem = format!(
-            "version {} is not known here: write version = {VERSION}",
-            policy.version
-        );
+        let problem = format!("version {} is not known here: write version = {VERSION}", policy.version);
         return Err(PolicyError::at("version", problem));
     }
     policy.check()?;
@@ -130,37 +101,21 @@ fn checked(policy: Policy) -> Result<Policy, PolicyError> {
 
 fn path(path: &serde_path_to_error::Path) -> String {
     let text = path.to_string();
-    if text == "." {
-        String::new()
-    } else {
-        text.trim_end_matches(".?").to_owned()
-    }
+    if text == "." { String::new() } else { text.trim_end_matches(".?").to_owned() }
 }
 
 fn from_toml_error(text: &str, key: &str, error: &toml::de::Error) -> PolicyError {
-    let line = error
-        .span()
-        .map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-    PolicyError {
-        key: key.to_owned(),
-        line,
-        problem: reworded(error.message()),
-    }
+    let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+    PolicyError { key: key.to_owned(), line, problem: reworded(error.message()) }
 }
 
 /// The line on which the last part of a key is set, where it is plain to find.
 fn with_line_of_key(text: &str, mut error: PolicyError) -> PolicyError {
     let last = error.key.rsplit('.').next().unwrap_or_default();
     let last = last.split('[').next().unwrap_or_default();
-    let sets = |line: &&str| {
-        line.trim_start()
-            .strip_prefix(last)
-            .is_some_and(|rest| rest.trim_start().starts_with('='))
-    };
-    let mut found = text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !last.is_empty() && sets(line));
+    let sets =
+        |line: &&str| line.trim_start().strip_prefix(last).is_some_and(|rest| rest.trim_start().starts_with('='));
+    let mut found = text.lines().enumerate().filter(|(_, line)| !last.is_empty() && sets(line));
     if let (Some((at, _)), None) = (found.next(), found.next()) {
         error.line = Some(at + 1);
     }
@@ -174,26 +129,13 @@ fn reworded(message: &str) -> String {
     if message.starts_with("unknown field") || message.starts_with("unknown variant") {
         let wrong = quoted.next().unwrap_or_default().to_owned();
         let known: Vec<&str> = quoted.collect();
-        let kind = if message.starts_with("unknown field") {
-            "key"
-        } else {
-            "value"
-        };
-        let nearest = nearest(&wrong, &known)
-            .map(|name| format!("; did you mean {name}?"))
-            .unwrap_or_default();
-        return format!(
-            "unknown {kind} {wrong:?}{nearest} (known: {})",
-            known.join(", ")
-        );
+        let kind = if message.starts_with("unknown field") { "key" } else { "value" };
+        let nearest = nearest(&wrong, &known).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+        return format!("unknown {kind} {wrong:?}{nearest} (known: {})", known.join(", "));
     }
     if message.starts_with("missing field") {
         let name = quoted.next().unwrap_or_default();
-        let right = if name == "version" {
-            format!(": write version = {VERSION}")
-        } else {
-            String::new()
-        };
+        let right = if name == "version" { format!(": write version = {VERSION}") } else { String::new() };
         return format!("{name:?} is missing{right}");
     }
     message
@@ -202,12 +144,7 @@ fn reworded(message: &str) -> String {
 /// The name of `known` that is nearest to `wrong`, if it is near at all.
 pub(crate) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
     let far = wrong.len().max(3) / 2 + 1;
-    known
-        .iter()
-        .map(|name| (edits(wrong, name), *name))
-        .filter(|(d, _)| *d < far)
-        .min()
-        .map(|(_, name)| name)
+    known.iter().map(|name| (edits(wrong, name), *name)).filter(|(d, _)| *d < far).min().map(|(_, name)| name)
 }
 
 fn edits(a: &str, b: &str) -> usize {
@@ -217,9 +154,7 @@ fn edits(a: &str, b: &str) -> usize {
         let mut corner = i;
         row[0] = i + 1;
         for (j, y) in b.iter().enumerate() {
-            let next = (corner + usize::from(x != *y))
-                .min(row[j] + 1)
-                .min(row[j + 1] + 1);
+            let next = (corner + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
             corner = std::mem::replace(&mut row[j + 1], next);
         }
     }

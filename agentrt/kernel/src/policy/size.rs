@@ -17,27 +17,17 @@ impl FromStr for Bytes {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "{text:?} is no size: write a number of bytes, or a number and KiB, MiB, GiB or TiB"
-            )
-        };
+        let wrong = || format!("{text:?} is no size: write a number of bytes, or a number and KiB, MiB, GiB or TiB");
         let text = text.trim();
         let (digits, shift) = UNITS
             .iter()
-            .find_map(|(unit, shift)| {
-                text.strip_suffix(unit)
-                    .map(|digits| (digits.trim(), *shift))
-            })
+            .find_map(|(unit, shift)| text.strip_suffix(unit).map(|digits| (digits.trim(), *shift)))
             .unwrap_or((text, 0));
         if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
             return Err(wrong());
         }
         let number: u64 = digits.parse().map_err(|_| wrong())?;
-        number
-            .checked_mul(1 << shift)
-            .map(Self)
-            .ok_or_else(|| format!("{text:?} is more than 16 EiB"))
+        number.checked_mul(1 << shift).map(Self).ok_or_else(|| format!("{text:?} is more than 16 EiB"))
     }
 }
 
@@ -55,11 +45,7 @@ impl fmt::Display for Bytes {
 impl Serialize for Bytes {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         // TOML has signed integers alone.
-        if self.0 <= i64::MAX as u64 {
-            to.serialize_u64(self.0)
-        } else {
-            to.serialize_str(&format!("{}B", self.0))
-        }
+        if self.0 <= i64::MAX as u64 { to.serialize_u64(self.0) } else { to.serialize_str(&format!("{}B", self.0)) }
     }
 }
 
@@ -75,9 +61,7 @@ impl<'de> Deserialize<'de> for Bytes {
                 Ok(Bytes(value))
             }
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<Bytes, E> {
-                u64::try_from(value)
-                    .map(Bytes)
-                    .map_err(|_| E::custom(format!("{value} is no size: it is negative")))
+                u64::try_from(value).map(Bytes).map_err(|_| E::custom(format!("{value} is no size: it is negative")))
             }
             fn visit_str<E: de::Error>(self, value: &str) -> Result<Bytes, E> {
                 value.parse().map_err(E::custom)
@@ -109,13 +93,7 @@ mod tests {
 
     #[test]
     fn sizes_are_read() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("17", 17),
-            ("4KiB", 4096),
-            ("256 MiB", 256 << 20),
-            ("3GiB", 3 << 30),
-        ] {
+        for (text, bytes) in [("0", 0), ("17", 17), ("4KiB", 4096), ("256 MiB", 256 << 20), ("3GiB", 3 << 30)] {
             assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
         }
     }
@@ -124,10 +102,7 @@ mod tests {
     fn what_is_no_size_is_refused_and_said() {
         for text in ["", "MiB", "-1", "1.5GiB", "12MB", "99999999999GiB", "0x10"] {
             let error = text.parse::<Bytes>().unwrap_err();
-            assert!(
-                error.contains("size") || error.contains("more than"),
-                "{error}"
-            );
+            assert!(error.contains("size") || error.contains("more than"), "{error}");
         }
     }
 }

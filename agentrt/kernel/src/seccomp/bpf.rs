@@ -34,12 +34,7 @@ pub const fn high(argument: u8) -> u32 {
 
 /// An instruction without jumps.
 pub const fn plain(code: u16, k: u32) -> Instruction {
-    Instruction {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    }
+    Instruction { code, jt: 0, jf: 0, k }
 }
 
 /// A test.
@@ -65,11 +60,7 @@ impl Call {
             ARCHITECTURE => Some(self.architecture),
             16..64 if offset % 4 == 0 => {
                 let argument = self.arguments[(offset as usize - 16) / 8];
-                Some(if offset % 8 == 0 {
-                    argument as u32
-                } else {
-                    (argument >> 32) as u32
-                })
+                Some(if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 })
             }
             _ => None,
         }
@@ -82,13 +73,7 @@ pub fn run(program: &[Instruction], call: &Call) -> Option<(u32, usize)> {
     // Jumps go forward alone, so no program runs longer than it is.
     for steps in 1..=program.len() {
         let instruction = program.get(at)?;
-        let mut branch = |taken: bool| {
-            at += 1 + usize::from(if taken {
-                instruction.jt
-            } else {
-                instruction.jf
-            })
-        };
+        let mut branch = |taken: bool| at += 1 + usize::from(if taken { instruction.jt } else { instruction.jf });
         match instruction.code {
             LOAD => {
                 accumulator = call.word(instruction.k)?;

@@ -150,16 +150,10 @@ pub const CALLS: &[(&str, u32)] = &[
 
 /// The number of a system call.
 pub fn number(name: &str) -> Option<u32> {
-    CALLS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, number)| *number)
+    CALLS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
 }
 
 /// The name of a system call.
 pub fn name(number: u32) -> Option<&'static str> {
-    CALLS
-        .binary_search_by_key(&number, |(_, n)| *n)
-        .ok()
-        .map(|at| CALLS[at].0)
+    CALLS.binary_search_by_key(&number, |(_, n)| *n).ok().map(|at| CALLS[at].0)
 }

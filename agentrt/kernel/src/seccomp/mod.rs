@@ -69,10 +69,7 @@ pub struct Rule {
 impl Rule {
     /// A rule without conditions.
     pub const fn always(action: Action) -> Self {
-        Self {
-            clauses: Vec::new(),
-            otherwise: action,
-        }
+        Self { clauses: Vec::new(), otherwise: action }
     }
 }
 

@@ -26,7 +26,8 @@ const CLOCK: &str = "it sets the machine's clock";
 const BYPASS: &str = "work handed in this way is not seen by the filter of system calls";
 const KEYS: &str = "the kernel's keyrings are not separated by namespaces";
 const HANDLES: &str = "it opens files by number, past every path that was closed";
-const NAMESPACES: &str = "new namespaces give back all capabilities within them, and with them most of the kernel's attack surface";
+const NAMESPACES: &str =
+    "new namespaces give back all capabilities within them, and with them most of the kernel's attack surface";
 const OTHERS: &str = "it reads or steers another process";
 const SURFACE: &str = "it has a history of holes in the kernel, and few programs need it";
 const OLD: &str = "it is obsolete";
@@ -56,17 +57,7 @@ const NEVER: &[(&str, &[&str])] = &[
             "listmount",
         ],
     ),
-    (
-        MODULES,
-        &[
-            "init_module",
-            "finit_module",
-            "delete_module",
-            "kexec_load",
-            "kexec_file_load",
-            "bpf",
-        ],
-    ),
+    (MODULES, &["init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "bpf"]),
     (
         MACHINE,
         &[
@@ -85,14 +76,8 @@ const NEVER: &[(&str, &[&str])] = &[
             "lsm_set_self_attr",
         ],
     ),
-    (
-        CLOCK,
-        &["settimeofday", "clock_settime", "adjtimex", "clock_adjtime"],
-    ),
-    (
-        BYPASS,
-        &["io_uring_setup", "io_uring_enter", "io_uring_register"],
-    ),
+    (CLOCK, &["settimeofday", "clock_settime", "adjtimex", "clock_adjtime"]),
+    (BYPASS, &["io_uring_setup", "io_uring_enter", "io_uring_register"]),
     (KEYS, &["add_key", "request_key", "keyctl"]),
     (HANDLES, &["open_by_handle_at", "name_to_handle_at"]),
     (NAMESPACES, &["setns", "clone3"]),
@@ -114,16 +99,7 @@ const DENIED: &[(&str, &[&str])] = &[
             "migrate_pages",
         ],
     ),
-    (
-        SURFACE,
-        &[
-            "perf_event_open",
-            "userfaultfd",
-            "memfd_secret",
-            "modify_ldt",
-            "map_shadow_stack",
-        ],
-    ),
+    (SURFACE, &["perf_event_open", "userfaultfd", "memfd_secret", "modify_ldt", "map_shadow_stack"]),
     (
         OLD,
         &[
@@ -145,10 +121,7 @@ const DENIED: &[(&str, &[&str])] = &[
 ];
 
 fn found(table: &'static [(&str, &[&str])], name: &str) -> Option<&'static str> {
-    table
-        .iter()
-        .find(|(_, names)| names.contains(&name))
-        .map(|(why, _)| *why)
+    table.iter().find(|(_, names)| names.contains(&name)).map(|(why, _)| *why)
 }
 
 /// Where `name` stands by default.
@@ -161,9 +134,7 @@ pub fn standing(name: &str) -> Standing {
         Standing::Allowed
     } else {
         let known: Vec<&'static str> = calls::CALLS.iter().map(|(name, _)| *name).collect();
-        Standing::Unknown {
-            nearest: parse_nearest(name, &known),
-        }
+        Standing::Unknown { nearest: parse_nearest(name, &known) }
     }
 }
 
@@ -171,20 +142,16 @@ pub fn standing(name: &str) -> Standing {
 pub fn denied_because(name: &str) -> Option<&'static str> {
     match name {
         "clone" | "unshare" => Some(NAMESPACES),
-        "ioctl" => Some(
-            "TIOCSTI, TIOCLINUX, TIOCCONS and TIOCSETD put input into terminals of others or change their kind",
-        ),
-        "socket" | "socketpair" => Some(
-            "only the socket families of the policy's network may be made, and none that is raw",
-        ),
-        "sendto" | "sendmsg" | "sendmmsg" => Some("MSG_FASTOPEN connects without asking Landlock"),
-        "personality" => {
-            Some("only Linux' own personality may be set: others switch protections off")
+        "ioctl" => {
+            Some("TIOCSTI, TIOCLINUX, TIOCCONS and TIOCSETD put input into terminals of others or change their kind")
         }
+        "socket" | "socketpair" => {
+            Some("only the socket families of the policy's network may be made, and none that is raw")
+        }
+        "sendto" | "sendmsg" | "sendmmsg" => Some("MSG_FASTOPEN connects without asking Landlock"),
+        "personality" => Some("only Linux' own personality may be set: others switch protections off"),
         "mknod" | "mknodat" => Some("devices may not be made"),
-        "memfd_create" => Some(
-            "the workspace is not executable, so memory files must be made with MFD_NOEXEC_SEAL",
-        ),
+        "memfd_create" => Some("the workspace is not executable, so memory files must be made with MFD_NOEXEC_SEAL"),
         _ => match standing(name) {
             Standing::Denied(why) | Standing::Never(why) => Some(why),
             _ => None,
@@ -198,11 +165,7 @@ const NAMESPACE_BITS: u32 = 0x7E02_0000;
 impl Rules {
     /// The rules that follow from `options`.
     pub fn new(options: &Options) -> Self {
-        let denied = if options.note {
-            Action::Note
-        } else {
-            Action::Fail(libc::EPERM as u16)
-        };
+        let denied = if options.note { Action::Note } else { Action::Fail(libc::EPERM as u16) };
         let mut rules = Self::default();
         for (name, number) in calls::CALLS {
             let allowed = match standing(name) {
@@ -225,20 +188,11 @@ impl Rules {
 }
 
 fn unless(tests: Vec<Vec<Test>>, denied: Action) -> Rule {
-    Rule {
-        clauses: tests.into_iter().map(|tests| (tests, denied)).collect(),
-        otherwise: Action::Allow,
-    }
+    Rule { clauses: tests.into_iter().map(|tests| (tests, denied)).collect(), otherwise: Action::Allow }
 }
 
 fn only(tests: Vec<Vec<Test>>, denied: Action) -> Rule {
-    Rule {
-        clauses: tests
-            .into_iter()
-            .map(|tests| (tests, Action::Allow))
-            .collect(),
-        otherwise: denied,
-    }
+    Rule { clauses: tests.into_iter().map(|tests| (tests, Action::Allow)).collect(), otherwise: denied }
 }
 
 fn conditional(name: &str, options: &Options, denied: Action) -> Option<Rule> {
@@ -254,9 +208,7 @@ fn conditional(name: &str, options: &Options, denied: Action) -> Option<Rule> {
         "unshare" => unless(vec![vec![Test::AnyBit(0, NAMESPACE_BITS | 0x80)]], denied),
         "ioctl" => unless(
             // TIOCSTI, TIOCLINUX, TIOCCONS, TIOCSETD
-            [0x5412, 0x541C, 0x541D, 0x5423]
-                .map(|request| vec![Test::Masked(1, ALL, request)])
-                .to_vec(),
+            [0x5412, 0x541C, 0x541D, 0x5423].map(|request| vec![Test::Masked(1, ALL, request)]).to_vec(),
             denied,
         ),
         "socket" => {
@@ -264,58 +216,29 @@ fn conditional(name: &str, options: &Options, denied: Action) -> Option<Rule> {
             let kind = |kind: i32| Test::Masked(1, TYPE, kind as u32);
             let mut allowed = vec![vec![family(libc::AF_UNIX)]];
             // Protocols are named: multipath TCP, for one, is a stream that Landlock's ports do not see.
-            for ip in if options.internet {
-                vec![libc::AF_INET, libc::AF_INET6]
-            } else {
-                vec![]
-            } {
+            for ip in if options.internet { vec![libc::AF_INET, libc::AF_INET6] } else { vec![] } {
                 for protocol in [0, libc::IPPROTO_TCP] {
-                    allowed.push(vec![
-                        family(ip),
-                        kind(libc::SOCK_STREAM),
-                        Test::Masked(2, ALL, protocol as u32),
-                    ]);
+                    allowed.push(vec![family(ip), kind(libc::SOCK_STREAM), Test::Masked(2, ALL, protocol as u32)]);
                 }
-                for protocol in if options.tcp_only {
-                    vec![]
-                } else {
-                    vec![0, libc::IPPROTO_UDP]
-                } {
-                    allowed.push(vec![
-                        family(ip),
-                        kind(libc::SOCK_DGRAM),
-                        Test::Masked(2, ALL, protocol as u32),
-                    ]);
+                for protocol in if options.tcp_only { vec![] } else { vec![0, libc::IPPROTO_UDP] } {
+                    allowed.push(vec![family(ip), kind(libc::SOCK_DGRAM), Test::Masked(2, ALL, protocol as u32)]);
                 }
             }
             if options.internet {
                 // Routes and addresses may be read, which getaddrinfo and friends do.
-                allowed.push(vec![
-                    family(libc::AF_NETLINK),
-                    Test::Masked(2, ALL, libc::NETLINK_ROUTE as u32),
-                ]);
+                allowed.push(vec![family(libc::AF_NETLINK), Test::Masked(2, ALL, libc::NETLINK_ROUTE as u32)]);
             }
             only(allowed, denied)
         }
-        "socketpair" => only(
-            vec![vec![Test::Masked(0, ALL, libc::AF_UNIX as u32)]],
-            denied,
-        ),
+        "socketpair" => only(vec![vec![Test::Masked(0, ALL, libc::AF_UNIX as u32)]], denied),
         "sendto" => unless(vec![vec![Test::AnyBit(3, FAST_OPEN)]], denied),
         "sendmsg" => unless(vec![vec![Test::AnyBit(2, FAST_OPEN)]], denied),
         "sendmmsg" => unless(vec![vec![Test::AnyBit(3, FAST_OPEN)]], denied),
-        "personality" => only(
-            [0, ALL]
-                .map(|value| vec![Test::Masked(0, ALL, value)])
-                .to_vec(),
-            denied,
-        ),
+        "personality" => only([0, ALL].map(|value| vec![Test::Masked(0, ALL, value)]).to_vec(), denied),
         "mknod" => device(1),
         "mknodat" => device(2),
         // MFD_NOEXEC_SEAL
-        "memfd_create" if options.no_memory_programs => {
-            only(vec![vec![Test::AnyBit(1, 8)]], denied)
-        }
+        "memfd_create" if options.no_memory_programs => only(vec![vec![Test::AnyBit(1, 8)]], denied),
         _ => return None,
     })
 }

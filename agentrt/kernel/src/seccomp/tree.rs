@@ -11,8 +11,7 @@
 //! ```
 
 use super::bpf::{
-    AND, ANY_BIT, ARCHITECTURE as OFFSET, Call, EQUAL, JUMP, LOAD, NOT_LESS, NUMBER, RETURN, low,
-    plain, test,
+    AND, ANY_BIT, ARCHITECTURE as OFFSET, Call, EQUAL, JUMP, LOAD, NOT_LESS, NUMBER, RETURN, low, plain, test,
 };
 use super::{ARCHITECTURE, Action, Instruction, Rule, Rules, Test};
 
@@ -34,7 +33,7 @@ pub fn compile(rules: &Rules) -> Vec<Instruction> {
 
 /// What `rules` answer to a call, said plainly: what the filter is tested against.
 pub fn reference(rules: &Rules, call: &Call) -> Action {
-    if call.architecture != ARCHITECTURE || call.number & X32 != 0 {
+    if call.architecture != ARCHITECTURE || call.number >= X32 {
         return Action::Kill;
     }
     let Some(rule) = rules.calls.get(&call.number) else {
@@ -43,9 +42,7 @@ pub fn reference(rules: &Rules, call: &Call) -> Action {
     for (tests, action) in &rule.clauses {
         let holds = |test: &Test| match *test {
             Test::AnyBit(argument, bits) => call.arguments[argument as usize] as u32 & bits != 0,
-            Test::Masked(argument, mask, value) => {
-                call.arguments[argument as usize] as u32 & mask == value
-            }
+            Test::Masked(argument, mask, value) => call.arguments[argument as usize] as u32 & mask == value,
         };
         if tests.iter().all(holds) {
             return *action;
@@ -111,11 +108,7 @@ fn leaf(rule: &Rule) -> Vec<Instruction> {
                     vec![plain(LOAD, low(argument)), test(EQUAL, value, 0, skip)]
                 }
                 Test::Masked(argument, mask, value) => {
-                    vec![
-                        plain(LOAD, low(argument)),
-                        plain(AND, mask),
-                        test(EQUAL, value, 0, skip),
-                    ]
+                    vec![plain(LOAD, low(argument)), plain(AND, mask), test(EQUAL, value, 0, skip)]
                 }
             };
             code.append(&mut clause);

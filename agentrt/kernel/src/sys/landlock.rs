@@ -42,14 +42,7 @@ pub mod scope {
 /// The version of Landlock's interface; 0 where the kernel has none.
 pub fn landlock_version() -> u32 {
     // SAFETY: a null attribute with size 0 and the flag 1 asks for the version.
-    let got = check(unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            std::ptr::null::<u8>(),
-            0usize,
-            1u32,
-        )
-    });
+    let got = check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, 1u32) });
     got.map_or(0, |version| version as u32)
 }
 
@@ -62,14 +55,7 @@ pub fn landlock_ruleset(version: u32, files: u64, ports: u64, scoped: u64) -> Re
         _ => 24,
     };
     // SAFETY: `attributes` has at least `size` bytes and lives during the call.
-    descriptor(unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            attributes.as_ptr(),
-            size,
-            0u32,
-        )
-    })
+    descriptor(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), size, 0u32) })
 }
 
 /// Allow `rights` beneath the file or directory `path`.
@@ -79,29 +65,16 @@ pub fn landlock_allow_path(ruleset: RawFd, path: RawFd, rights: u64) -> Result<(
         rights: u64,
         parent: i32,
     }
-    let rule = Beneath {
-        rights,
-        parent: path,
-    };
+    let rule = Beneath { rights, parent: path };
     // SAFETY: `rule` is laid out as landlock_path_beneath_attr and lives during the call. 1 is its type.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_landlock_add_rule,
-            ruleset,
-            1,
-            &raw const rule,
-            0u32,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset, 1, &raw const rule, 0u32) }).map(drop)
 }
 
 /// Allow `rights` for the TCP port `port`.
 pub fn landlock_allow_port(ruleset: RawFd, port: u16, rights: u64) -> Result<()> {
     let rule = [rights, u64::from(port)];
     // SAFETY: `rule` is laid out as landlock_net_port_attr and lives during the call. 2 is its type.
-    check(unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset, 2, rule.as_ptr(), 0u32) })
-        .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset, 2, rule.as_ptr(), 0u32) }).map(drop)
 }
 
 /// Restrict the calling thread, for good.

@@ -87,12 +87,7 @@ impl fmt::Debug for Errno {
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} ({})",
-            self.name(),
-            std::io::Error::from_raw_os_error(self.0)
-        )
+        write!(f, "{} ({})", self.name(), std::io::Error::from_raw_os_error(self.0))
     }
 }
 
@@ -108,11 +103,7 @@ impl From<Errno> for std::io::Error {
 pub type Result<T> = std::result::Result<T, Errno>;
 
 fn check(returned: libc::c_long) -> Result<usize> {
-    if returned < 0 {
-        Err(Errno::last())
-    } else {
-        Ok(returned as usize)
-    }
+    if returned < 0 { Err(Errno::last()) } else { Ok(returned as usize) }
 }
 
 fn descriptor(returned: libc::c_long) -> Result<OwnedFd> {
@@ -134,9 +125,7 @@ pub fn openat2(dir: RawFd, path: &CStr, flags: i32, mode: u32, resolve: u64) -> 
     let how = [(flags | libc::O_CLOEXEC) as u64, u64::from(mode), resolve];
     loop {
         // SAFETY: `how` is a valid open_how of 24 bytes and `path` a C string, both live during the call.
-        let got = descriptor(unsafe {
-            libc::syscall(libc::SYS_openat2, dir, path.as_ptr(), how.as_ptr(), 24usize)
-        });
+        let got = descriptor(unsafe { libc::syscall(libc::SYS_openat2, dir, path.as_ptr(), how.as_ptr(), 24usize) });
         // EAGAIN: a rename raced with the walk; the kernel asks us to try again.
         if !matches!(got, Err(Errno(libc::EAGAIN))) {
             return got;
@@ -147,15 +136,7 @@ pub fn openat2(dir: RawFd, path: &CStr, flags: i32, mode: u32, resolve: u64) -> 
 /// `openat`, with `O_CLOEXEC`.
 pub fn openat(dir: RawFd, path: &CStr, flags: i32, mode: u32) -> Result<OwnedFd> {
     // SAFETY: `path` is a C string that lives during the call.
-    descriptor(unsafe {
-        libc::syscall(
-            libc::SYS_openat,
-            dir,
-            path.as_ptr(),
-            flags | libc::O_CLOEXEC,
-            mode,
-        )
-    })
+    descriptor(unsafe { libc::syscall(libc::SYS_openat, dir, path.as_ptr(), flags | libc::O_CLOEXEC, mode) })
 }
 
 /// `mkdirat`.
@@ -173,24 +154,13 @@ pub fn mknodat(dir: RawFd, path: &CStr, mode: u32, device: u64) -> Result<()> {
 /// `symlinkat`.
 pub fn symlinkat(target: &CStr, dir: RawFd, path: &CStr) -> Result<()> {
     // SAFETY: both are C strings that live during the call.
-    check(unsafe { libc::syscall(libc::SYS_symlinkat, target.as_ptr(), dir, path.as_ptr()) })
-        .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_symlinkat, target.as_ptr(), dir, path.as_ptr()) }).map(drop)
 }
 
 /// `linkat`.
 pub fn linkat(from_dir: RawFd, from: &CStr, dir: RawFd, path: &CStr) -> Result<()> {
     // SAFETY: both are C strings that live during the call.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_linkat,
-            from_dir,
-            from.as_ptr(),
-            dir,
-            path.as_ptr(),
-            0,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_linkat, from_dir, from.as_ptr(), dir, path.as_ptr(), 0) }).map(drop)
 }
 
 /// `unlinkat`; `directory` removes an empty directory.
@@ -204,8 +174,7 @@ pub fn unlinkat(dir: RawFd, path: &CStr, directory: bool) -> Result<()> {
 pub fn lchownat(dir: RawFd, path: &CStr, uid: u32, gid: u32) -> Result<()> {
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
     // SAFETY: `path` is a C string that lives during the call.
-    check(unsafe { libc::syscall(libc::SYS_fchownat, dir, path.as_ptr(), uid, gid, flags) })
-        .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_fchownat, dir, path.as_ptr(), uid, gid, flags) }).map(drop)
 }
 
 /// `fchmod`.
@@ -255,8 +224,7 @@ pub fn write(fd: RawFd, bytes: &[u8]) -> Result<usize> {
 pub fn read(fd: RawFd, bytes: &mut [u8]) -> Result<usize> {
     loop {
         // SAFETY: the pointer and length are those of a live, writable slice.
-        let got =
-            check(unsafe { libc::syscall(libc::SYS_read, fd, bytes.as_mut_ptr(), bytes.len()) });
+        let got = check(unsafe { libc::syscall(libc::SYS_read, fd, bytes.as_mut_ptr(), bytes.len()) });
         if !matches!(got, Err(Errno(libc::EINTR))) {
             return got;
         }
@@ -284,8 +252,7 @@ pub fn dup_above(fd: RawFd, least: RawFd) -> Result<OwnedFd> {
 /// Set or clear `O_CLOEXEC`.
 pub fn set_cloexec(fd: RawFd, on: bool) -> Result<()> {
     // SAFETY: plain integers.
-    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, libc::c_long::from(on)) })
-        .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, libc::c_long::from(on)) }).map(drop)
 }
 
 /// `close_range(first, last, flags)`.
@@ -299,11 +266,7 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0 as RawFd; 2];
     // SAFETY: `ends` has room for two descriptors, which are ours when the call succeeds.
     unsafe {
-        check(libc::syscall(
-            libc::SYS_pipe2,
-            ends.as_mut_ptr(),
-            libc::O_CLOEXEC,
-        ))?;
+        check(libc::syscall(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC))?;
         Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])))
     }
 }
@@ -314,13 +277,7 @@ pub fn socketpair(kind: i32) -> Result<(OwnedFd, OwnedFd)> {
     let kind = kind | libc::SOCK_CLOEXEC;
     // SAFETY: `ends` has room for two descriptors, which are ours when the call succeeds.
     unsafe {
-        check(libc::syscall(
-            libc::SYS_socketpair,
-            libc::AF_UNIX,
-            kind,
-            0,
-            ends.as_mut_ptr(),
-        ))?;
+        check(libc::syscall(libc::SYS_socketpair, libc::AF_UNIX, kind, 0, ends.as_mut_ptr()))?;
         Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])))
     }
 }

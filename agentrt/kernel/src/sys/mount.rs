@@ -38,25 +38,9 @@ impl Filesystem {
         descriptor(unsafe { libc::syscall(libc::SYS_fspick, fd, c"".as_ptr(), 9) }).map(Self)
     }
 
-    fn config(
-        &self,
-        command: u32,
-        key: *const libc::c_char,
-        value: *const libc::c_char,
-        aux: RawFd,
-    ) -> Result<()> {
+    fn config(&self, command: u32, key: *const libc::c_char, value: *const libc::c_char, aux: RawFd) -> Result<()> {
         // SAFETY: callers pass null or C strings that live during the call, as the command wants them.
-        check(unsafe {
-            libc::syscall(
-                libc::SYS_fsconfig,
-                self.0.as_raw_fd(),
-                command,
-                key,
-                value,
-                aux,
-            )
-        })
-        .map(drop)
+        check(unsafe { libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, aux) }).map(drop)
     }
 
     /// Set a parameter to a string.
@@ -83,12 +67,7 @@ impl Filesystem {
 
     /// Apply changed parameters to a picked file system.
     pub fn reconfigure(self) -> Result<()> {
-        self.config(
-            FSCONFIG_CMD_RECONFIGURE,
-            std::ptr::null(),
-            std::ptr::null(),
-            0,
-        )
+        self.config(FSCONFIG_CMD_RECONFIGURE, std::ptr::null(), std::ptr::null(), 0)
     }
 }
 
@@ -107,57 +86,24 @@ pub fn attach(from: RawFd, dir: RawFd, path: &CStr) -> Result<()> {
     // MOVE_MOUNT_F_EMPTY_PATH, and MOVE_MOUNT_T_EMPTY_PATH for an empty target.
     let flags = if path.is_empty() { 0x44 } else { 0x04 };
     // SAFETY: both are C strings that live during the call.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            from,
-            c"".as_ptr(),
-            dir,
-            path.as_ptr(),
-            flags,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_move_mount, from, c"".as_ptr(), dir, path.as_ptr(), flags) }).map(drop)
 }
 
 /// Set attributes on a mount (and, if asked, on all beneath it); `propagation` is 0 or `MS_PRIVATE` and its like.
-pub fn set_attributes(
-    fd: RawFd,
-    path: &CStr,
-    recursive: bool,
-    set: u64,
-    propagation: u64,
-) -> Result<()> {
+pub fn set_attributes(fd: RawFd, path: &CStr, recursive: bool, set: u64, propagation: u64) -> Result<()> {
     let attributes = [set, 0, propagation, 0];
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: `attributes` is a mount_attr of 32 bytes, `path` a C string; both live during the call.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            fd,
-            path.as_ptr(),
-            flags,
-            attributes.as_ptr(),
-            32usize,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, path.as_ptr(), flags, attributes.as_ptr(), 32usize) })
+        .map(drop)
 }
 
 /// Make the current directory the root, and detach the old one.
 pub fn pivot_here() -> Result<()> {
     // SAFETY: constant C strings. The old root is stacked on the new one and then detached from it.
     unsafe {
-        check(libc::syscall(
-            libc::SYS_pivot_root,
-            c".".as_ptr(),
-            c".".as_ptr(),
-        ))?;
-        check(libc::syscall(
-            libc::SYS_umount2,
-            c".".as_ptr(),
-            libc::MNT_DETACH,
-        ))?;
+        check(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()))?;
+        check(libc::syscall(libc::SYS_umount2, c".".as_ptr(), libc::MNT_DETACH))?;
     }
     change_directory(c"/")
 }

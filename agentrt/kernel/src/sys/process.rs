@@ -46,9 +46,7 @@ pub unsafe fn fork_into(namespaces: u64, cgroup: Option<RawFd>) -> Result<Side> 
     match check(unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), 88usize) })? {
         0 => Ok(Side::Child),
         // SAFETY: CLONE_PIDFD has given us this descriptor.
-        pid => Ok(Side::Parent(pid as i32, unsafe {
-            OwnedFd::from_raw_fd(pidfd)
-        })),
+        pid => Ok(Side::Parent(pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) })),
     }
 }
 
@@ -58,8 +56,7 @@ pub unsafe fn fork_into(namespaces: u64, cgroup: Option<RawFd>) -> Result<Side> 
 /// As for [`fork_into`].
 pub unsafe fn fork() -> Result<i32> {
     // SAFETY: the caller promises a single thread; no new stack, so the call returns twice.
-    check(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) })
-        .map(|pid| pid as i32)
+    check(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) }).map(|pid| pid as i32)
 }
 
 /// A stack for [`vfork_on`].
@@ -73,21 +70,8 @@ impl Stack {
     pub fn new(size: usize) -> Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
         // SAFETY: a fresh anonymous mapping.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                size,
-                libc::PROT_READ | libc::PROT_WRITE,
-                flags,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            Err(Errno::last())
-        } else {
-            Ok(Self { base, size })
-        }
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        if base == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(Self { base, size }) }
     }
 }
 
@@ -115,10 +99,8 @@ pub unsafe fn vfork_on<F: FnMut() -> i32>(stack: &Stack, body: &mut F) -> Result
     let top = unsafe { stack.base.byte_add(stack.size) };
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: `enter` is given a live closure; the parent is suspended until the child is done with our memory.
-    check(libc::c_long::from(unsafe {
-        libc::clone(enter::<F>, top, flags, std::ptr::from_mut(body).cast())
-    }))
-    .map(|pid| pid as i32)
+    check(libc::c_long::from(unsafe { libc::clone(enter::<F>, top, flags, std::ptr::from_mut(body).cast()) }))
+        .map(|pid| pid as i32)
 }
 
 /// End this process at once: no destructors, no flushes.
@@ -196,58 +178,24 @@ pub fn bound_capabilities(keep: u64, last: u32) -> Result<()> {
 
 /// Install a seccomp filter on the calling thread; with `listen`, denials marked so are told on the descriptor.
 pub fn install_filter(program: &[Instruction], listen: bool) -> Result<Option<OwnedFd>> {
-    let filter = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_ptr().cast_mut().cast(),
-    };
-    let flags = if listen {
-        libc::SECCOMP_FILTER_FLAG_NEW_LISTENER
-    } else {
-        0
-    };
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut().cast() };
+    let flags = if listen { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 };
     // SAFETY: Instruction is laid out as sock_filter; the program lives during the call, which only reads it.
-    let got = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const filter,
-        )
-    };
-    if listen {
-        descriptor(got).map(Some)
-    } else {
-        check(got).map(|_| None)
-    }
+    let got = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter) };
+    if listen { descriptor(got).map(Some) } else { check(got).map(|_| None) }
 }
 
 /// Whether the kernel has `action` of seccomp.
 pub fn filter_action_available(action: u32) -> bool {
     // SAFETY: the pointer is to a live integer.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_GET_ACTION_AVAIL,
-            0,
-            &raw const action,
-        )
-    })
-    .is_ok()
+    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) }).is_ok()
 }
 
 /// Soft and hard limit of `resource`.
 pub fn limit(resource: u32) -> Result<(u64, u64)> {
     let mut now = [0u64; 2];
     // SAFETY: `now` is an rlimit64.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_prlimit64,
-            0,
-            resource,
-            std::ptr::null::<u64>(),
-            now.as_mut_ptr(),
-        )
-    })?;
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<u64>(), now.as_mut_ptr()) })?;
     Ok((now[0], now[1]))
 }
 
@@ -255,16 +203,8 @@ pub fn limit(resource: u32) -> Result<(u64, u64)> {
 pub fn set_limit(pid: i32, resource: u32, value: u64) -> Result<()> {
     let wanted = [value, value];
     // SAFETY: `wanted` is an rlimit64.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_prlimit64,
-            pid,
-            resource,
-            wanted.as_ptr(),
-            std::ptr::null::<u64>(),
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, wanted.as_ptr(), std::ptr::null::<u64>()) })
+        .map(drop)
 }
 
 /// `sethostname`.
@@ -277,6 +217,12 @@ pub fn set_hostname(name: &[u8]) -> Result<()> {
 pub fn new_session() -> Result<()> {
     // SAFETY: no arguments.
     check(unsafe { libc::syscall(libc::SYS_setsid) }).map(drop)
+}
+
+/// Make the terminal `fd` that of the session we lead.
+pub fn take_terminal(fd: RawFd) -> Result<()> {
+    // SAFETY: plain integers.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, fd, libc::TIOCSCTTY, 0) }).map(drop)
 }
 
 /// `kill`.
@@ -294,16 +240,7 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
 /// Signal the process behind `pidfd`.
 pub fn pidfd_kill(pidfd: RawFd, signal: i32) -> Result<()> {
     // SAFETY: a null siginfo means the same as kill.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd,
-            signal,
-            std::ptr::null::<u8>(),
-            0,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, std::ptr::null::<u8>(), 0) }).map(drop)
 }
 
 /// Wait for a child: its id and wait status; `None` where there is none to reap (with `WNOHANG`).
@@ -312,13 +249,7 @@ pub fn wait(pid: i32, flags: i32) -> Result<Option<(i32, i32)>> {
     loop {
         // SAFETY: the pointers are to live values or null.
         let got = check(unsafe {
-            libc::syscall(
-                libc::SYS_wait4,
-                pid,
-                &raw mut status,
-                flags,
-                std::ptr::null::<libc::rusage>(),
-            )
+            libc::syscall(libc::SYS_wait4, pid, &raw mut status, flags, std::ptr::null::<libc::rusage>())
         });
         match got {
             Err(Errno(libc::EINTR)) => {}
@@ -341,16 +272,8 @@ pub fn unblock_signals() -> Result<()> {
 
 fn signal_mask(how: i32, mask: u64) -> Result<()> {
     // SAFETY: the kernel's set has 64 bits here; no old set is asked for.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            how,
-            &raw const mask,
-            std::ptr::null::<u64>(),
-            8usize,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, std::ptr::null::<u64>(), 8usize) })
+        .map(drop)
 }
 
 /// Give every signal its default action back (those of the launcher mean nothing to what it starts).
@@ -359,13 +282,7 @@ pub fn default_signals() {
         let action = [0u64; 4];
         // SAFETY: a zeroed kernel sigaction is SIG_DFL; for SIGKILL and SIGSTOP the call fails, which is right.
         unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                action.as_ptr(),
-                std::ptr::null::<u64>(),
-                8usize,
-            );
+            libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), std::ptr::null::<u64>(), 8usize);
         }
     }
 }
@@ -382,8 +299,7 @@ pub fn signalfd() -> Result<OwnedFd> {
 pub fn poll(polls: &mut [libc::pollfd], timeout_ms: i32) -> Result<usize> {
     loop {
         // SAFETY: pointer and length are those of a live slice.
-        let got =
-            unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout_ms) };
+        let got = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout_ms) };
         match check(libc::c_long::from(got)) {
             Err(Errno(libc::EINTR)) => {}
             other => return other,
@@ -395,11 +311,7 @@ pub fn poll(polls: &mut [libc::pollfd], timeout_ms: i32) -> Result<usize> {
 ///
 /// # Safety
 /// `argv` and `env` must be arrays of pointers to C strings, each ended by a null pointer.
-pub unsafe fn execve(
-    path: &CStr,
-    argv: *const *const libc::c_char,
-    env: *const *const libc::c_char,
-) -> Errno {
+pub unsafe fn execve(path: &CStr, argv: *const *const libc::c_char, env: *const *const libc::c_char) -> Errno {
     // SAFETY: promised by the caller.
     unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), argv, env) };
     Errno::last()
@@ -415,12 +327,7 @@ pub fn ids() -> (u32, u32) {
 pub fn loopback_up() -> Result<()> {
     // SAFETY: plain integers.
     let socket = descriptor(unsafe {
-        libc::syscall(
-            libc::SYS_socket,
-            libc::AF_INET,
-            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
-            0,
-        )
+        libc::syscall(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)
     })?;
     // An ifreq: 16 bytes of name, then the flags, then padding up to 40 bytes.
     let mut request = [0u8; 40];
@@ -428,13 +335,5 @@ pub fn loopback_up() -> Result<()> {
     request[16..18].copy_from_slice(&(libc::IFF_UP as u16).to_ne_bytes());
     use std::os::fd::AsRawFd;
     // SAFETY: `request` is an ifreq that lives during the call.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_ioctl,
-            socket.as_raw_fd(),
-            libc::SIOCSIFFLAGS,
-            request.as_ptr(),
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, request.as_ptr()) }).map(drop)
 }

@@ -13,10 +13,7 @@ const HYBRID_ALL_SPLIT: &str = "\
 ";
 
 fn place(layout: &Layout, controller: Controller) -> Option<(Version, &str)> {
-    layout
-        .places
-        .get(&controller)
-        .map(|place| (place.version, place.own.to_str().unwrap()))
+    layout.places.get(&controller).map(|place| (place.version, place.own.to_str().unwrap()))
 }
 
 #[test]
@@ -25,30 +22,12 @@ fn hybrid_whose_v2_carries_hugetlb_alone() {
     let layout = Layout::from_texts(HYBRID_ALL_SPLIT, own, |_| "hugetlb\n".into());
     assert_eq!(layout.kind(), "hybrid");
     let memory = "/sys/fs/cgroup/memory/process_api/e5e8";
-    assert_eq!(
-        place(&layout, Controller::Memory),
-        Some((Version::V1, memory))
-    );
-    assert_eq!(
-        place(&layout, Controller::Cpu),
-        Some((Version::V1, "/sys/fs/cgroup/cpu"))
-    );
-    assert_eq!(
-        place(&layout, Controller::Pids),
-        Some((Version::V1, "/sys/fs/cgroup/pids"))
-    );
-    assert_eq!(
-        place(&layout, Controller::Io),
-        Some((Version::V1, "/sys/fs/cgroup/blkio"))
-    );
-    assert_eq!(
-        place(&layout, Controller::Freezer),
-        Some((Version::V2, "/sys/fs/cgroup/unified"))
-    );
-    assert_eq!(
-        place(&layout, Controller::Account),
-        Some((Version::V2, "/sys/fs/cgroup/unified"))
-    );
+    assert_eq!(place(&layout, Controller::Memory), Some((Version::V1, memory)));
+    assert_eq!(place(&layout, Controller::Cpu), Some((Version::V1, "/sys/fs/cgroup/cpu")));
+    assert_eq!(place(&layout, Controller::Pids), Some((Version::V1, "/sys/fs/cgroup/pids")));
+    assert_eq!(place(&layout, Controller::Io), Some((Version::V1, "/sys/fs/cgroup/blkio")));
+    assert_eq!(place(&layout, Controller::Freezer), Some((Version::V2, "/sys/fs/cgroup/unified")));
+    assert_eq!(place(&layout, Controller::Account), Some((Version::V2, "/sys/fs/cgroup/unified")));
 }
 
 #[test]
@@ -60,39 +39,22 @@ fn hybrid_whose_v2_carries_memory_and_v1_the_rest() {
 ";
     let own = "3:cpu,cpuacct:/a\n2:pids:/b\n0::/c\n";
     let layout = Layout::from_texts(mounts, own, |_| "memory io\n".into());
-    assert_eq!(
-        place(&layout, Controller::Cpu),
-        Some((Version::V1, "/sys/fs/cgroup/cpu,cpuacct/a"))
-    );
-    assert_eq!(
-        place(&layout, Controller::Pids),
-        Some((Version::V1, "/sys/fs/cgroup/pids/b"))
-    );
-    assert_eq!(
-        place(&layout, Controller::Memory),
-        Some((Version::V2, "/sys/fs/cgroup/unified/c"))
-    );
-    assert_eq!(
-        place(&layout, Controller::Io),
-        Some((Version::V2, "/sys/fs/cgroup/unified/c"))
-    );
+    assert_eq!(place(&layout, Controller::Cpu), Some((Version::V1, "/sys/fs/cgroup/cpu,cpuacct/a")));
+    assert_eq!(place(&layout, Controller::Pids), Some((Version::V1, "/sys/fs/cgroup/pids/b")));
+    assert_eq!(place(&layout, Controller::Memory), Some((Version::V2, "/sys/fs/cgroup/unified/c")));
+    assert_eq!(place(&layout, Controller::Io), Some((Version::V2, "/sys/fs/cgroup/unified/c")));
 }
 
 #[test]
 fn systemd_with_v2_alone() {
-    let mounts = "35 24 0:30 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+    let mounts =
+        "35 24 0:30 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
     let own = "0::/user.slice/user-1000.slice/session-2.scope\n";
-    let layout = Layout::from_texts(mounts, own, |_| {
-        "cpuset cpu io memory hugetlb pids rdma misc\n".into()
-    });
+    let layout = Layout::from_texts(mounts, own, |_| "cpuset cpu io memory hugetlb pids rdma misc\n".into());
     assert_eq!(layout.kind(), "v2");
     let here = "/sys/fs/cgroup/user.slice/user-1000.slice/session-2.scope";
     for controller in Controller::ALL {
-        assert_eq!(
-            place(&layout, controller),
-            Some((Version::V2, here)),
-            "{controller:?}"
-        );
+        assert_eq!(place(&layout, controller), Some((Version::V2, here)), "{controller:?}");
     }
 }
 
@@ -106,22 +68,15 @@ fn v1_alone_as_on_old_distributions() {
     let own = "4:cpu,cpuacct:/\n3:memory:/docker/x\n2:freezer:/\n1:name=systemd:/\n";
     let layout = Layout::from_texts(mounts, own, |_| unreachable!("no v2 is mounted"));
     assert_eq!(layout.kind(), "v1");
-    assert_eq!(
-        place(&layout, Controller::Freezer),
-        Some((Version::V1, "/sys/fs/cgroup/freezer"))
-    );
+    assert_eq!(place(&layout, Controller::Freezer), Some((Version::V1, "/sys/fs/cgroup/freezer")));
     assert_eq!(place(&layout, Controller::Pids), None);
 }
 
 #[test]
 fn inside_a_container_the_mount_starts_at_our_own_cgroup() {
-    let mounts =
-        "735 34 0:32 /docker/f00 /sys/fs/cgroup/memory ro,nosuid - cgroup cgroup rw,memory\n";
+    let mounts = "735 34 0:32 /docker/f00 /sys/fs/cgroup/memory ro,nosuid - cgroup cgroup rw,memory\n";
     let layout = Layout::from_texts(mounts, "9:memory:/docker/f00\n", |_| String::new());
-    assert_eq!(
-        place(&layout, Controller::Memory),
-        Some((Version::V1, "/sys/fs/cgroup/memory"))
-    );
+    assert_eq!(place(&layout, Controller::Memory), Some((Version::V1, "/sys/fs/cgroup/memory")));
 }
 
 #[test]
@@ -134,30 +89,20 @@ fn a_cgroup_that_lies_outside_the_namespace_is_none() {
 #[test]
 fn no_cgroups_and_no_sense() {
     assert_eq!(Layout::from_texts("", "", |_| String::new()).kind(), "none");
-    assert_eq!(
-        Layout::from_texts("x - y\n - \n1 2 3", ":::\n::", |_| String::new()).kind(),
-        "none"
-    );
+    assert_eq!(Layout::from_texts("x - y\n - \n1 2 3", ":::\n::", |_| String::new()).kind(), "none");
 }
 
 #[test]
 fn escaped_mount_points() {
     let mounts = "35 24 0:30 / /mnt/a\\040b rw - cgroup2 cgroup2 rw\n";
     let layout = Layout::from_texts(mounts, "0::/\n", |_| "memory\n".into());
-    assert_eq!(
-        place(&layout, Controller::Memory),
-        Some((Version::V2, "/mnt/a b"))
-    );
+    assert_eq!(place(&layout, Controller::Memory), Some((Version::V2, "/mnt/a b")));
 }
 
 #[test]
 fn this_host_tells_what_its_kernel_lists() {
     let layout = Layout::detect();
     for (controller, place) in &layout.places {
-        assert!(
-            place.own.join("cgroup.procs").exists(),
-            "{controller:?}: {} is no cgroup",
-            place.own.display()
-        );
+        assert!(place.own.join("cgroup.procs").exists(), "{controller:?}: {} is no cgroup", place.own.display());
     }
 }
