@@ -4,6 +4,7 @@
 
 use crate::agent::{Agent, Shared};
 use crate::context::Context;
+use crate::state::State;
 use crate::store::journal::Recovered;
 use crate::store::record::{Record, RequestNote};
 use crate::store::requests::Outcome;
@@ -29,12 +30,14 @@ pub fn adopt_all(context: &Arc<Context>, recovered: Recovered) -> io::Result<Fou
     let mut loaded = Vec::new();
     for entry in fs::read_dir(context.root.join("agents"))? {
         let dir = entry?.path();
-        match load(&dir)? {
-            Some((record, spec, settings)) => loaded.push((dir, record, spec, settings)),
-            None => {
+        match load(&dir) {
+            Ok(Some((record, spec, settings))) => loaded.push((dir, record, spec, settings)),
+            Ok(None) => {
                 fs::remove_dir_all(&dir)?;
                 found.cut_short += 1;
             }
+            // One agent that cannot be read stops no other. Nothing of it is touched: somebody may mend it.
+            Err(e) => eprintln!("{} is left as it is, the agent is not served: {e}", dir.display()),
         }
     }
     for (_, record, ..) in &mut loaded {
@@ -68,11 +71,17 @@ pub fn adopt_all(context: &Arc<Context>, recovered: Recovered) -> io::Result<Fou
 
 type Loaded = (Record, pb::AgentSpec, spec::Settings);
 
+/// None: a Create, or a Delete, that was cut short.
 fn load(dir: &Path) -> io::Result<Option<Loaded>> {
     let Some(record) = Record::load(dir)? else { return Ok(None) };
-    let Ok(raw) = fs::read(dir.join("spec.json")) else { return Ok(None) };
-    let Ok(spec) = serde_json::from_slice::<pb::AgentSpec>(&raw) else { return Ok(None) };
-    let Ok(settings) = spec::settings(&spec) else { return Ok(None) };
+    let path = dir.join("spec.json");
+    let raw = match fs::read(&path) {
+        Ok(raw) => raw,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && record.state == State::Deleting => return Ok(None),
+        Err(e) => return Err(io::Error::other(format!("{}: {e}", path.display()))),
+    };
+    let spec = serde_json::from_slice::<pb::AgentSpec>(&raw).map_err(|e| io::Error::other(format!("{}: {e}", path.display())))?;
+    let settings = spec::settings(&spec).map_err(|e| io::Error::other(format!("{}: {e}", path.display())))?;
     Ok(Some((record, spec, settings)))
 }
 

@@ -87,8 +87,7 @@ impl Agent {
             self.commit(State::Running, "running", "it ran while no daemon was there", None, notes);
             return self.end_waiting(Await::Running, &outcome);
         }
-        let handle = process::open_cgroup(&self.context.host.cgroups, &self.cgroup_name()).map(|c| c.handle());
-        self.end_remains(handle.as_ref()).await;
+        self.end_remains().await;
         match self.load_plan() {
             Ok((plan, _)) => self.launch(plan).await,
             Err(fault) => self.start_failed(&fault.message),

@@ -73,6 +73,7 @@ impl Agent {
     pub(super) fn conclude(&mut self, exit: Exit, ran_ms: u64, stay: bool, notes: Vec<RequestNote>) {
         let then_delete = self.record.ending.as_ref().is_some_and(|e| e.then_delete);
         let (next, in_row) = self.shared.settings.restart.next(&exit, ran_ms, self.record.in_row, random::u16());
+        let exit_detail = exit.detail.clone();
         self.record.last_exit = Some(exit.clone());
         self.record.ending = None;
         self.record.pause_cause.clear();
@@ -80,22 +81,22 @@ impl Agent {
             Next::Restart { state, delay_ms } if !stay => {
                 self.record.in_row = in_row;
                 self.record.next_start_ms = Some(clock::boottime_ms() + delay_ms);
-                self.commit(state, state.name(), &format!("starts again in {delay_ms} ms"), Some(exit), notes);
+                let detail = format!("{}; starts again in {delay_ms} ms", exit.detail);
+                self.commit(state, state.name(), &detail, Some(exit), notes);
             }
             _ => {
                 self.record.active.hold();
-                self.commit(State::Exited, "exited", &exit.detail.clone(), Some(exit), notes);
+                self.commit(State::Exited, "exited", &exit_detail, Some(exit), notes);
             }
         }
         if then_delete {
-            self.commit(State::Deleting, "deleting", "its time to live is over", None, Vec::new());
+            self.commit(State::Deleting, "deleting", &exit_detail, None, Vec::new());
         }
     }
 
     /// Asks the program to end, and sees to it that it does.
-    pub(super) fn end_run(&mut self, reason: Reason, detail: &str, grace_ms: u64, notes: Vec<RequestNote>) {
+    pub(super) fn end_run(&mut self, reason: Reason, detail: &str, grace_ms: u64, then_delete: bool, notes: Vec<RequestNote>) {
         let kill_at_ms = clock::boottime_ms().saturating_add(grace_ms);
-        let then_delete = reason == Reason::Ttl && self.shared.settings.ttl_deletes;
         self.record.ending = Some(Ending { reason, detail: detail.to_owned(), kill_at_ms, then_delete });
         if self.record.state == State::Paused {
             self.record.active.run();
@@ -129,11 +130,11 @@ impl Agent {
         }
     }
 
-    /// Removes all that the agent left on the host. True when nothing is left; else it is tried again later.
-    pub(super) async fn delete(&mut self) -> bool {
+    /// Removes all that the agent left on the host. Each step may have been done by a daemon before.
+    pub(super) async fn delete(&mut self) {
         if self.run.is_some() || self.record.process.is_some() {
-            self.end_remains(self.run.as_ref().and_then(|r| r.cgroup.clone()).as_ref()).await;
             self.run = None;
+            self.end_remains().await;
         }
         self.remove_cgroup().await;
         let spawner = self.context.spawner_of(&self.record.id);
@@ -156,6 +157,5 @@ impl Agent {
             self.end_waiting(what, &fault);
         }
         self.end_waiting(Await::Deleted, &outcome);
-        true
     }
 }

@@ -218,7 +218,7 @@ impl Agent {
             (Kind::Liveness, Verdict::Content) => {}
             (Kind::Startup | Kind::Liveness, Verdict::Discontent(said)) => {
                 let detail = format!("its {} check failed: {said}", kind.name());
-                self.end_run(Reason::Health, &detail, self.shared.settings.grace_ms, Vec::new());
+                self.end_run(Reason::Health, &detail, self.shared.settings.grace_ms, false, Vec::new());
             }
         }
     }

@@ -150,6 +150,9 @@ impl Agent {
     /// The task. Ends when the agent is deleted.
     pub async fn live(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
+            if self.record.state == State::Deleting {
+                return self.delete().await;
+            }
             let deadline = self.next_deadline();
             tokio::select! {
                 biased;
@@ -159,9 +162,6 @@ impl Agent {
                     None => return,
                 },
                 () = sleep_until(deadline) => self.on_timer().await,
-            }
-            if self.record.state == State::Deleting && self.delete().await {
-                return;
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Agent, Await, Grant, Run, blocking, health, timers};
 use crate::fault::{Fault, precondition};
-use crate::spawner::client::CallError;
+use crate::spawner::client::{CallError, PlanText};
 use crate::spawner::protocol::{Answer, Ask, LaunchAsk};
 use crate::state::{Exit, Reason, State};
 use crate::store::record::Process;
@@ -16,13 +16,6 @@ use tokio::io::unix::AsyncFd;
 
 /// Launches that are tried when spawners die beneath them.
 const TRIES: u32 = 3;
-
-/// Why a launch did not lead to a run.
-enum Launch {
-    /// The program came to run: its process, its pidfd, and what is enforced.
-    Runs(Process, OwnedFd, Vec<String>),
-    Failed(String),
-}
 
 impl Agent {
     /// Starts a run. With a ticket somebody asked for it and is told; without, a restart is due.
@@ -56,36 +49,40 @@ impl Agent {
     }
 
     /// From the state Starting on: also the way of a daemon that finds an agent half started.
-    pub(super) async fn launch(&mut self, plan: Arc<crate::spawner::client::PlanText>) {
-        let cgroup = match self.make_cgroup().await {
-            Ok(cgroup) => cgroup,
-            Err(sentence) => return self.start_failed(&sentence),
-        };
-        let before = cgroup.as_ref().and_then(|c| c.stats().ok()).unwrap_or_default();
-        let handle = cgroup.as_ref().map(Cgroup::handle);
-        match self.launch_once_or_thrice(plan, handle.as_ref()).await {
-            Launch::Runs(process, pidfd, enforced) => {
-                let pidfd = match crate::ready::watch_process(pidfd) {
-                    Ok(pidfd) => pidfd,
-                    Err(e) => {
-                        self.kill_cgroup(cgroup).await;
-                        return self.start_failed(&format!("the agent's process cannot be watched: {e}"));
+    pub(super) async fn launch(&mut self, plan: Arc<PlanText>) {
+        let mut lost = 0;
+        let failed = loop {
+            let cgroup = match self.make_cgroup().await {
+                Ok(cgroup) => cgroup,
+                Err(sentence) => break sentence,
+            };
+            let before = cgroup.as_ref().and_then(|c| c.stats().ok()).unwrap_or_default();
+            let handle = cgroup.as_ref().map(Cgroup::handle);
+            match self.ask_to_launch(plan.clone(), handle.as_ref()).await {
+                Ok((process, pidfd, enforced)) => match crate::ready::watch_process(pidfd) {
+                    Ok(pidfd) => {
+                        self.record.process = Some(process);
+                        self.record.enforced = enforced;
+                        self.began(Some(pidfd), handle, before);
+                        let outcome = self.done();
+                        let notes = self.notes_of(Await::Running, &outcome);
+                        self.record.open.clear();
+                        self.commit(State::Running, "running", "", None, notes);
+                        return self.end_waiting(Await::Running, &outcome);
                     }
-                };
-                self.record.process = Some(process);
-                self.record.enforced = enforced;
-                self.began(Some(pidfd), handle, before);
-                let outcome = self.done();
-                let notes = self.notes_of(Await::Running, &outcome);
-                self.record.open.clear();
-                self.commit(State::Running, "running", "", None, notes);
-                self.end_waiting(Await::Running, &outcome);
+                    Err(e) => break format!("the agent's process cannot be watched: {e}"),
+                },
+                Err(CallError::Refused(sentence)) => break sentence,
+                Err(CallError::Lost) if lost + 1 < TRIES => {
+                    // The spawner died in the middle of it. What it may have started is ended, then it is tried anew.
+                    lost += 1;
+                    self.end_remains().await;
+                }
+                Err(CallError::Lost) => break format!("the spawner died {TRIES} times while it built the sandbox"),
             }
-            Launch::Failed(sentence) => {
-                self.kill_cgroup(cgroup).await;
-                self.start_failed(&sentence);
-            }
-        }
+        };
+        self.end_remains().await;
+        self.start_failed(&failed);
     }
 
     /// Takes note of a run's beginning.
@@ -104,53 +101,43 @@ impl Agent {
         });
     }
 
-    async fn launch_once_or_thrice(&self, plan: Arc<crate::spawner::client::PlanText>, cgroup: Option<&Handle>) -> Launch {
+    async fn ask_to_launch(&self, plan: Arc<PlanText>, cgroup: Option<&Handle>) -> Result<(Process, OwnedFd, Vec<String>), CallError> {
         let spec = &self.shared.spec;
-        let cgroup_text = cgroup.and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default();
+        let ask = LaunchAsk {
+            agent: self.record.id.clone(),
+            dir: self.shared.dir.to_string_lossy().into_owned(),
+            plan: plan.key,
+            run: self.record.run,
+            argv: spec.argv.clone(),
+            env: spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            cwd: spec.cwd.clone(),
+            hostname: self.hostname(),
+            machine_id: self.machine_id(),
+            uid_slot: self.record.uid_slot,
+            cgroup: cgroup.and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
+            log_bytes: self.shared.settings.log_bytes,
+            log_rate: self.shared.settings.log_rate,
+            stdin: spec.stdin,
+            heartbeat: self.shared.settings.heartbeat,
+        };
         let spawner = self.context.spawner_of(&self.record.id);
-        for _ in 0..TRIES {
-            let ask = LaunchAsk {
-                agent: self.record.id.clone(),
-                dir: self.shared.dir.to_string_lossy().into_owned(),
-                plan: plan.key,
-                run: self.record.run,
-                argv: spec.argv.clone(),
-                env: spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-                cwd: spec.cwd.clone(),
-                hostname: self.hostname(),
-                machine_id: self.machine_id(),
-                uid_slot: self.record.uid_slot,
-                cgroup: cgroup_text.clone(),
-                log_bytes: self.shared.settings.log_bytes,
-                log_rate: self.shared.settings.log_rate,
-                stdin: spec.stdin,
-                heartbeat: self.shared.settings.heartbeat,
-            };
-            match spawner.call(Ask::Launch(Box::new(ask)), Vec::new(), Some(plan.clone())).await {
-                Ok((Answer::Launched { pid, start_ticks, enforced }, mut fds)) if fds.len() == 1 => {
-                    let pidfd = fds.remove(0);
-                    let process = Process { pid, start_ticks, boot_id: clock::boot_id().to_owned() };
-                    return Launch::Runs(process, pidfd, enforced);
-                }
-                Ok(_) => return Launch::Failed("the spawner answered something else than was asked".into()),
-                Err(CallError::Refused(sentence)) => return Launch::Failed(sentence),
-                // The spawner died in the middle of it. What it may have started is ended, then it is tried anew.
-                Err(CallError::Lost) => self.end_remains(cgroup).await,
+        match spawner.call(Ask::Launch(Box::new(ask)), Vec::new(), Some(plan)).await? {
+            (Answer::Launched { pid, start_ticks, enforced }, mut fds) if fds.len() == 1 => {
+                Ok((Process { pid, start_ticks, boot_id: clock::boot_id().to_owned() }, fds.remove(0), enforced))
             }
+            _ => Err(CallError::Refused("the spawner answered something else than was asked".into())),
         }
-        Launch::Failed(format!("the spawner died {TRIES} times while it built the sandbox"))
     }
 
-    /// Ends what a launch of unknown end may have left: by the cgroup, and by the recorded process.
-    pub(super) async fn end_remains(&self, cgroup: Option<&Handle>) {
+    /// Ends what a launch of unknown end may have left: by the recorded process, and by the cgroup, which goes with it (the
+    /// kernel, 6.18, kills what is cloned into a cgroup that was killed once).
+    pub(super) async fn end_remains(&self) {
         if let Some(process) = self.launched_process()
             && let Some(pidfd) = crate::process::find(&process)
         {
             let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
         }
-        if let Some(cgroup) = cgroup.and_then(|c| Cgroup::open(c).ok()) {
-            let _ = blocking(move || cgroup.kill()).await;
-        }
+        self.remove_cgroup().await;
     }
 
     /// The process that the spawner recorded for the present run, be it alive or not.
@@ -173,9 +160,11 @@ impl Agent {
         let (layout, name, values) = (self.context.host.cgroups.clone(), self.cgroup_name(), self.values(plan));
         let made = blocking(move || {
             if let Some(cgroup) = crate::process::open_cgroup(&layout, &name) {
-                // Of the run before; nothing of it may be left in there.
-                cgroup.kill().and_then(|()| cgroup.thaw().or(Ok(()))).map_err(|e| e.to_string())?;
-                return Ok(cgroup);
+                if cgroup.processes().is_ok_and(|p| p.is_empty()) {
+                    return Ok(cgroup);
+                }
+                // Something of a run before is left in there.
+                cgroup.kill().and_then(|()| cgroup.remove()).map_err(|e| e.to_string())?;
             }
             Cgroup::create(&layout, &name, &values).map_err(|e| e.to_string())
         });
@@ -213,12 +202,6 @@ impl Agent {
         format!("{:016x}{:016x}", of("a"), of("b"))
     }
 
-    async fn kill_cgroup(&self, cgroup: Option<Cgroup>) {
-        if let Some(cgroup) = cgroup {
-            let _ = blocking(move || cgroup.kill().and_then(|()| cgroup.remove())).await;
-        }
-    }
-
     /// The start came to nothing. Whoever asked for it is told why; a restart that was due goes by its policy.
     pub(super) fn start_failed(&mut self, sentence: &str) {
         let asked = self.waiting.iter().any(|(_, a)| *a == Await::Running);
@@ -236,7 +219,7 @@ impl Agent {
     }
 
     /// The compiled policy, shared with all agents of the same policy and limits.
-    pub(super) fn load_plan(&mut self) -> Result<(Arc<crate::spawner::client::PlanText>, Arc<agent_kernel::plan::Plan>), Fault> {
+    pub(super) fn load_plan(&mut self) -> Result<(Arc<PlanText>, Arc<agent_kernel::plan::Plan>), Fault> {
         let (text, plan) = match &self.plan {
             Some((text, plan)) => (text.clone(), plan.clone()),
             None => self.context.plans.compile(&self.shared.spec, &self.context.host)?,

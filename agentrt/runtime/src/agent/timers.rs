@@ -69,7 +69,8 @@ impl Agent {
             }
             State::Running if outlived => {
                 let detail = format!("its time to live of {ttl} ms is over");
-                self.end_run(Reason::Ttl, &detail, self.shared.settings.grace_ms, Vec::new());
+                let settings = &self.shared.settings;
+                self.end_run(Reason::Ttl, &detail, settings.grace_ms, settings.ttl_deletes, Vec::new());
             }
             State::Running => {
                 self.look_at_limits(now);

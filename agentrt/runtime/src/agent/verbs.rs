@@ -48,9 +48,7 @@ impl Agent {
                 if state.may_become(State::Deleting) {
                     self.commit(State::Deleting, "deleting", "", None, notes);
                 } else {
-                    self.end_run(Reason::Stopped, "deleted by request", 0, notes);
-                    self.until_ended().await;
-                    self.commit(State::Deleting, "deleting", "", None, Vec::new());
+                    self.end_run(Reason::Stopped, "deleted by request", 0, true, notes);
                 }
             }
         }
@@ -77,7 +75,7 @@ impl Agent {
                 let notes = ticket.note(None).into_iter().collect();
                 let detail = if grace_ms == 0 { "killed by request" } else { "stopped by request" };
                 self.wait_for(ticket, Await::Ended);
-                self.end_run(Reason::Stopped, detail, grace_ms, notes);
+                self.end_run(Reason::Stopped, detail, grace_ms, false, notes);
                 if let Err(fault) = self.settle().await {
                     eprintln!("{fault}");
                 }
@@ -113,12 +111,6 @@ impl Agent {
             // It has no process: what was asked for holds already.
             State::Created | State::Exited | State::Deleting => self.finish(ticket, Ok(())),
         }
-    }
-
-    /// Waits for the end of a run that was killed.
-    async fn until_ended(&mut self) {
-        super::ended(self.run.as_ref()).await;
-        self.on_ended().await;
     }
 
     fn signal(&self, signal: i32) -> Result<(), Fault> {
@@ -190,6 +182,10 @@ impl Agent {
                 self.record.limits = old;
                 return Err(failed_in(&self.record.id, &e.to_string()));
             }
+        }
+        if self.run.is_none() {
+            // A cgroup that is kept for the next run has the old limits.
+            self.remove_cgroup().await;
         }
         let notes = ticket.note(Some(self.done())).into_iter().collect();
         self.commit(self.record.state, "updated", "", None, notes);

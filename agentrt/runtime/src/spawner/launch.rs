@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// Prepared plans that are kept; the least recently used goes.
@@ -111,17 +111,16 @@ impl Sandboxes {
         wanted.cgroup = cgroup.as_ref();
         wanted.denials = Some(files.denials.as_raw_fd());
         let mut hooks = files.hooks;
+        let status = hooks.status.try_clone().map_err(|e| format!("{}/status: {e}", ask.dir))?;
         wanted.hooks = Some(&mut hooks);
-        let launched = launch(wanted).map_err(|e| e.to_string())?;
-        let born = born(launched)?;
-        let record = status::Launched {
-            run: ask.run,
-            pid: born.pid as u64,
-            start_ticks: born.start_ticks,
-            spawner: u64::from(std::process::id()),
+        // Written down before anything of the agent runs: from then on a new daemon finds it, whoever dies.
+        let mut record = |pid: i32, _: BorrowedFd<'_>| {
+            let (start_ticks, _) = process::start_ticks(pid).ok_or_else(|| io::Error::other("it is not in /proc"))?;
+            let launched = status::Launched { run: ask.run, pid: pid as u64, start_ticks, spawner: u64::from(std::process::id()) };
+            launched.write(&status)
         };
-        record.write(&hooks.status).map_err(|e| format!("{}/status cannot be written: {e}", ask.dir))?;
-        Ok(born)
+        wanted.on_cloned = Some(&mut record);
+        born(launch(wanted).map_err(|e| e.to_string())?)
     }
 
     /// Root makes workspaces apart from the agent, so that they outlive its restarts; others cannot.
@@ -161,6 +160,7 @@ impl Sandboxes {
         wanted.env = environment(&ask.env)?;
         wanted.cwd = if ask.cwd.is_empty() { None } else { Some(c_string(&ask.cwd)?) };
         wanted.stdio = [Some(stdin.as_raw_fd()), Some(stdout.as_raw_fd()), Some(stderr.as_raw_fd())];
+        wanted.tty = ask.tty;
         wanted.cgroup = cgroup.as_ref();
         let (status_read, status) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| format!("a pipe: {e}"))?;
         wanted.status = Some(status.as_raw_fd());
@@ -201,7 +201,7 @@ fn identity(slot: u32, hostname: &str, machine_id: &str) -> Identity {
 fn born(launched: Launched) -> Result<Born, String> {
     // The process is our child and not reaped: its pid is its own.
     let (start_ticks, _) = process::start_ticks(launched.pid).ok_or("the agent's process cannot be found in /proc")?;
-    let layers = launched.applied.layers.iter().map(|(layer, what)| if what.is_empty() { layer.clone() } else { format!("{layer}: {what}") });
+    let layers = launched.applied.layers.iter().map(|(layer, what)| if what.is_empty() { format!("{layer}: none kept") } else { format!("{layer}: {what}") });
     let missing = launched.applied.missing.iter().map(|m| format!("not applied: {:?}: {}", m.layer, m.why));
     Ok(Born { pid: launched.pid, start_ticks, enforced: layers.chain(missing).collect(), pidfd: launched.pidfd })
 }

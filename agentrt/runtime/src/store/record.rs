@@ -145,10 +145,10 @@ impl Record {
         }
     }
 
-    /// Reads a record; None when the directory has none that can be read (a Create that was cut short).
+    /// Reads a record; None when the directory has none (a Create that was cut short).
     pub fn load(dir: &Path) -> io::Result<Option<Record>> {
         match std::fs::read(dir.join("state.json")) {
-            Ok(raw) => Ok(serde_json::from_slice(&raw).ok()),
+            Ok(raw) => serde_json::from_slice(&raw).map(Some).map_err(|e| io::Error::other(format!("state.json: {e}"))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
