@@ -40,7 +40,11 @@ pub fn adopt_all(context: &Arc<Context>, recovered: Recovered) -> io::Result<Fou
             Err(e) => eprintln!("{} is left as it is, the agent is not served: {e}", dir.display()),
         }
     }
+    let mut deleted = HashSet::new();
     for (_, record, ..) in &mut loaded {
+        if record.event.as_ref().is_some_and(|e| e.kind == "deleted") {
+            deleted.insert(record.id.clone());
+        }
         // The daemon died between the change of state and its line in the journal.
         if recovered.revs.get(&record.id).copied().unwrap_or(0) < record.rev
             && let Some(mut event) = record.event.take()
@@ -48,6 +52,10 @@ pub fn adopt_all(context: &Arc<Context>, recovered: Recovered) -> io::Result<Fou
             context.journal.append(&mut event)?;
             notes.extend(event.requests);
         }
+    }
+    // Told as deleted, and nothing of them left but the directory.
+    for (dir, ..) in loaded.extract_if(.., |(_, record, ..)| deleted.contains(&record.id)) {
+        fs::remove_dir_all(dir)?;
     }
     let open: HashSet<&str> = loaded.iter().flat_map(|(_, r, ..)| r.open.iter().map(|n| n.id.as_str())).collect();
     recall(context, &notes, &open)?;

@@ -80,7 +80,7 @@ def test_stopping(daemon: Daemon) -> None:
     again(daemon)
     assert stop.exception() is not None
     assert daemon.agent(id).state == pb.STATE_STOPPING
-    exit = daemon.call.Stop(request).agent.last_exit
+    exit = daemon.call.Stop(request, timeout=20).agent.last_exit
     assert (exit.reason, exit.signal) == (pb.EXIT_REASON_STOPPED, 9)
 
 
@@ -150,7 +150,7 @@ def test_deleting(daemon: Daemon) -> None:
         again(daemon)
         with contextlib.suppress(grpc.RpcError):
             delete.result()
-        daemon.call.Delete(request)
+        daemon.call.Delete(request, timeout=20)
         assert not daemon.call.List(pb.ListRequest()).agents, delay_ms
         assert not list((daemon.root / "agents").iterdir())
 
@@ -163,7 +163,7 @@ def test_creating(daemon: Daemon) -> None:
         again(daemon)
         with contextlib.suppress(grpc.RpcError):
             create.result()
-        assert daemon.call.Create(request).agent.state == pb.STATE_CREATED, delay_ms
+        assert daemon.call.Create(request, timeout=20).agent.state == pb.STATE_CREATED, delay_ms
         daemon.delete("x")
 
 
@@ -218,7 +218,7 @@ def test_spawners_die_while_they_launch(daemon: Daemon) -> None:
         for pid in daemon.spawner_pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        agent = start.result().agent
+        agent = start.result(timeout=20).agent
         assert agent.state == RUNNING
         until(lambda id=id: runs(daemon, id) >= 1)
         own = [p for p, words in look(daemon.root).processes.items() if "sleep" in words]
@@ -242,7 +242,7 @@ class Client(threading.Thread):
         """Asks until there is an answer of a daemon: only a connection that broke is asked again."""
         while True:
             try:
-                return getattr(self.d.call, verb)(request, timeout=60)
+                return getattr(self.d.call, verb)(request, timeout=20)
             except (grpc.RpcError, ValueError, AttributeError) as error:
                 code = error.code() if isinstance(error, grpc.RpcError) else None
                 broken = code in (None, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
@@ -376,5 +376,7 @@ def test_events_resumed_over_restarts_miss_nothing(daemon: Daemon) -> None:
 
 def test_a_second_daemon_is_refused(daemon: Daemon) -> None:
     other = Daemon(daemon.root)
+    other.socket = daemon.root / "other.sock"
+    other.errors = daemon.root.with_name("other.err")
     with pytest.raises(RuntimeError, match="another daemon serves"):
         other.start()

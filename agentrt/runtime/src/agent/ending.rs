@@ -71,7 +71,6 @@ impl Agent {
 
     /// After an end: stay, or wait for the next start.
     pub(super) fn conclude(&mut self, exit: Exit, ran_ms: u64, stay: bool, notes: Vec<RequestNote>) {
-        let then_delete = self.record.ending.as_ref().is_some_and(|e| e.then_delete);
         let (next, in_row) = self.shared.settings.restart.next(&exit, ran_ms, self.record.in_row, random::u16());
         let exit_detail = exit.detail.clone();
         self.record.last_exit = Some(exit.clone());
@@ -89,15 +88,13 @@ impl Agent {
                 self.commit(State::Exited, "exited", &exit_detail, Some(exit), notes);
             }
         }
-        if then_delete {
-            self.commit(State::Deleting, "deleting", &exit_detail, None, Vec::new());
-        }
     }
 
     /// Asks the program to end, and sees to it that it does.
     pub(super) fn end_run(&mut self, reason: Reason, detail: &str, grace_ms: u64, then_delete: bool, notes: Vec<RequestNote>) {
         let kill_at_ms = clock::boottime_ms().saturating_add(grace_ms);
-        self.record.ending = Some(Ending { reason, detail: detail.to_owned(), kill_at_ms, then_delete });
+        self.record.ending = Some(Ending { reason, detail: detail.to_owned(), kill_at_ms });
+        self.record.doomed |= then_delete;
         if self.record.state == State::Paused {
             self.record.active.run();
         }

@@ -150,6 +150,9 @@ impl Agent {
     /// The task. Ends when the agent is deleted.
     pub async fn live(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
+            if self.record.doomed && self.record.state == State::Exited {
+                self.commit(State::Deleting, "deleting", "", None, Vec::new());
+            }
             if self.record.state == State::Deleting {
                 return self.delete().await;
             }

@@ -86,11 +86,9 @@ impl Agent {
         let exit = crate::state::Exit::new(Reason::Ttl, "its time to live is over");
         self.record.last_exit = Some(exit.clone());
         self.record.active.hold();
+        self.record.doomed = self.shared.settings.ttl_deletes;
         self.commit(State::Exited, "exited", "its time to live is over", Some(exit), Vec::new());
         self.remove_cgroup().await;
-        if self.shared.settings.ttl_deletes {
-            self.commit(State::Deleting, "deleting", "its time to live is over", None, Vec::new());
-        }
     }
 
     fn look_at_limits(&mut self, now: u64) {

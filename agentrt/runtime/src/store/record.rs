@@ -49,7 +49,6 @@ pub struct Ending {
     pub detail: String,
     /// Boottime after which SIGTERM becomes SIGKILL.
     pub kill_at_ms: u64,
-    pub then_delete: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +104,8 @@ pub struct Record {
     pub started_ms: u64,
     pub active: ActiveClock,
     pub ending: Option<Ending>,
+    /// When its run has ended the agent is deleted.
+    pub doomed: bool,
     pub next_start_ms: Option<u64>,
     pub pause_cause: String,
     pub limits: Limits,
@@ -134,6 +135,7 @@ impl Record {
             started_ms: 0,
             active: ActiveClock::default(),
             ending: None,
+            doomed: false,
             next_start_ms: None,
             pause_cause: String::new(),
             limits: Limits::default(),
