@@ -173,9 +173,11 @@ pub fn egress_matches(rule: &str, host: &str, port: u16) -> bool {
 fn bind(policy: &Policy, port: u16) -> Explanation {
     let network = policy.network.clone().unwrap_or_default();
     match policy.network_mode() {
-        NetworkMode::None if policy.level() == Level::L3 => {
-            yes("network", "in a network of its own without an interface: nobody can connect")
-        }
+        NetworkMode::None if policy.level() == Level::L3 => no(
+            "landlock",
+            "with network.mode = \"none\" no port may be listened on",
+            Some("network.mode = \"loopback\"".into()),
+        ),
         NetworkMode::None => no("seccomp", "IP sockets cannot be made (network.mode = \"none\")", None),
         NetworkMode::Loopback if port < 1024 => no(
             "capabilities",

@@ -6,8 +6,10 @@
 //! calls it optional; [`applied::Applied`] says what truly is in force.
 
 pub mod applied;
+pub mod archive;
 pub mod capability;
 pub mod cgroup;
+pub mod copy;
 pub mod enter;
 pub mod error;
 pub mod explain;
