@@ -252,6 +252,10 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
             }
         };
         let copy = sys::clone_tree(tree.as_raw_fd(), c"", true).map_err(failed("copying the root"))?;
+        if let (Some(upper), Some(recipe)) = (workspace.upper()?, &launch.prepared.recipe) {
+            let proc = launch.prepared.proc.as_raw_fd();
+            crate::overlay::attach(recipe, copy.as_raw_fd(), upper.as_raw_fd(), launch.identity, proc)?;
+        }
         workspace.attach(copy.as_raw_fd())?;
         root = Some(copy);
     }

@@ -24,7 +24,7 @@ fn numbers() -> Vec<u32> {
 }
 
 fn arguments() -> Vec<[u64; 6]> {
-    let mut out = vec![[0; 6], [u64::MAX; 6], [0x5412; 6], [0x1000_0000; 6], [1 << 40 | 2; 6], [0x2000_0000; 6]];
+    let mut out = vec![[0; 6], [u64::MAX; 6], [0x5412; 6], [0x1000_0000; 6], [(1 << 40) | 2; 6], [0x2000_0000; 6]];
     // Pseudo-random: bits, small values and bits of namespaces mixed.
     let mut state = 7u64;
     let mut next = || {
@@ -38,7 +38,7 @@ fn arguments() -> Vec<[u64; 6]> {
                 0 => next() % 20,
                 1 => 1 << (next() % 64),
                 2 => [0x5412, 0x541C, 0x541D, 0x5423][(next() % 4) as usize],
-                3 => u64::from(libc::S_IFBLK) | next() % 512,
+                3 => u64::from(libc::S_IFBLK) | (next() % 512),
                 4 => next(),
                 _ => 0,
             };

@@ -230,6 +230,7 @@ pub fn stat(dir: RawFd, path: &CStr) -> Result<libc::stat> {
 }
 
 /// The magic number of the file system that `fd` lies on.
+#[allow(clippy::unnecessary_cast)] // its type differs between C libraries
 pub fn filesystem_magic(fd: RawFd) -> Result<i64> {
     let mut out = std::mem::MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: `out` has room for a statfs; a zero return means that it is filled.
