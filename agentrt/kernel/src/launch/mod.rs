@@ -66,6 +66,7 @@ pub struct Prepared {
     recipe: Option<Recipe>,
     tree: Option<OwnedFd>,
     proc: OwnedFd,
+    ignored: u64,
 }
 
 impl Prepared {
@@ -85,7 +86,7 @@ impl Prepared {
             }
             recipe = Some(made);
         }
-        Ok(Self { plan: plan.clone(), recipe, tree, proc })
+        Ok(Self { plan: plan.clone(), recipe, tree, proc, ignored: sys::ignored_signals() })
     }
 
     /// The plan.
