@@ -13,6 +13,7 @@ pub mod copy;
 pub mod enter;
 pub mod error;
 pub mod explain;
+pub mod helper;
 pub mod host;
 pub mod image;
 pub mod init;

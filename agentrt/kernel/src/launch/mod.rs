@@ -140,6 +140,8 @@ pub struct Launch<'a> {
     pub status_offset: u64,
     /// Descriptor 0 becomes the controlling terminal of the program's session.
     pub tty: bool,
+    /// The agent ends when the launcher does.
+    pub dies_with_launcher: bool,
     /// What init does beside its own work.
     pub hooks: Option<&'a mut dyn Hooks>,
     /// Called in the launcher when the process exists and has its ids, before anything of the agent runs. Where it
@@ -166,6 +168,7 @@ impl<'a> Launch<'a> {
             denials: None,
             status_offset: 0,
             tty: false,
+            dies_with_launcher: false,
             hooks: None,
             on_cloned: None,
         }

@@ -179,7 +179,9 @@ fn merging_only_narrows() {
             let Ok(merged) = one.narrowed_by(other) else { continue };
             merged_at_all += 1;
             assert!(merged.level() >= one.level());
+            let checker = crate::explain::Checker::new(&merged);
             for access in questions() {
+                assert_eq!(checker.allows(&access), explain(&merged, &access).allowed, "{access:?}");
                 let (before, after) = (explain(one, &access), explain(&merged, &access));
                 // At a higher level the root is another one: /work and /tmp are there, and are the agent's own.
                 let own = matches!(&access, Access::Read(p) | Access::Write(p) | Access::Execute(p) if Path::new(p).starts_with("/work") || Path::new(p).starts_with("/tmp"));

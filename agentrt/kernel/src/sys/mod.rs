@@ -204,6 +204,12 @@ pub fn set_mtime(fd: RawFd, seconds: i64) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_utimensat, fd, std::ptr::null::<u8>(), times.as_ptr(), 0) }).map(drop)
 }
 
+/// Go back to the start of a file.
+pub fn rewind(fd: RawFd) -> Result<()> {
+    // SAFETY: plain integers.
+    check(unsafe { libc::syscall(libc::SYS_lseek, fd, 0, libc::SEEK_SET) }).map(drop)
+}
+
 /// `fchmod`.
 pub fn fchmod(fd: RawFd, mode: u32) -> Result<()> {
     // SAFETY: plain integers.
