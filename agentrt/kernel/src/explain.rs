@@ -103,7 +103,13 @@ fn file(policy: &Policy, path: &str, verb: &'static str, right: u64) -> Explanat
         return no("root", why, to_allow);
     }
     match rule(&rules, at, right) {
-        Some(allowed) => yes("landlock", format!("the rule for {} lets it {verb} there", allowed.display())),
+        Some(allowed) => {
+            let files = policy.files.clone().unwrap_or_default();
+            let mut hosts = [files.read, files.execute, files.write].into_iter().flatten().flatten();
+            let own = policy.level() > Level::L1 && !at.starts_with("/usr") && !hosts.any(|path| at.starts_with(path));
+            let where_ = if own { " (that is the agent's own, not the host's)" } else { "" };
+            yes("landlock", format!("the rule for {} lets it {verb} there{where_}", allowed.display()))
+        }
         None => {
             let ours = ["/usr", "/etc", "/proc", "/dev", "/"];
             let fixed = policy.level() > Level::L1 && ours.iter().any(|top| at.starts_with(top)) && verb != "read";
@@ -118,14 +124,20 @@ fn exists_inside(policy: &Policy, at: &Path) -> bool {
     if !matches!(policy.root.as_ref().unwrap_or(&Root::HostUsr), Root::HostUsr) {
         return true;
     }
-    let workspace = policy.workspace.clone().unwrap_or_default();
-    let work = workspace.path.unwrap_or_else(|| crate::plan::WORKSPACE.into());
+    at == Path::new("/") || visible(policy).iter().any(|place| at.starts_with(place))
+}
+
+/// The places of a root of the host's /usr.
+fn visible(policy: &Policy) -> Vec<std::path::PathBuf> {
     let ours = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/proc", "/dev", "/tmp", "/run", "/var/tmp"];
+    let mut out: Vec<std::path::PathBuf> = ours.iter().map(Into::into).collect();
+    let workspace = policy.workspace.clone().unwrap_or_default();
+    if workspace.kind != Some(WorkspaceKind::None) {
+        out.push(workspace.path.unwrap_or_else(|| crate::plan::WORKSPACE.into()));
+    }
     let files = policy.files.clone().unwrap_or_default();
-    at == Path::new("/")
-        || ours.iter().any(|top| at.starts_with(top))
-        || (workspace.kind != Some(WorkspaceKind::None) && at.starts_with(work))
-        || [files.read, files.execute, files.write].iter().flatten().flatten().any(|path| at.starts_with(path))
+    out.extend([files.read, files.execute, files.write].into_iter().flatten().flatten());
+    out
 }
 
 fn connect(policy: &Policy, to: &str) -> Explanation {
@@ -173,9 +185,11 @@ pub fn egress_matches(rule: &str, host: &str, port: u16) -> bool {
 fn bind(policy: &Policy, port: u16) -> Explanation {
     let network = policy.network.clone().unwrap_or_default();
     match policy.network_mode() {
-        NetworkMode::None if policy.level() == Level::L3 => {
-            yes("network", "in a network of its own without an interface: nobody can connect")
-        }
+        NetworkMode::None if policy.level() == Level::L3 => no(
+            "landlock",
+            "with network.mode = \"none\" no port may be listened on",
+            Some("network.mode = \"loopback\"".into()),
+        ),
         NetworkMode::None => no("seccomp", "IP sockets cannot be made (network.mode = \"none\")", None),
         NetworkMode::Loopback if port < 1024 => no(
             "capabilities",
@@ -238,4 +252,70 @@ impl Plan {
     pub fn may(&self, right: u64, path: &Path) -> bool {
         rule(&self.landlock.paths, path, right).is_some()
     }
+}
+
+/// A policy made ready to be asked often: the same answers as [`explain`], without words, in a fraction of a microsecond.
+#[derive(Clone, Debug)]
+pub struct Checker {
+    policy: Policy,
+    rules: Vec<(Vec<u8>, u64)>,
+    /// Where anything is at all; `None` where that is everywhere.
+    visible: Option<Vec<Vec<u8>>>,
+}
+
+impl Checker {
+    /// Make a policy ready.
+    pub fn new(policy: &Policy) -> Self {
+        let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+        let rules: Vec<_> =
+            crate::plan::landlock_paths(policy).iter().map(|(path, access)| (bytes(path), access.rights())).collect();
+        let host_usr = matches!(policy.root.as_ref().unwrap_or(&Root::HostUsr), Root::HostUsr);
+        let visible =
+            (policy.level() > Level::L1 && host_usr).then(|| visible(policy).iter().map(|p| bytes(p)).collect());
+        Self { policy: policy.clone(), rules, visible }
+    }
+
+    /// Whether the policy lets it pass.
+    pub fn allows(&self, access: &Access) -> bool {
+        match access {
+            Access::Read(path) => self.file(path.as_bytes(), fs::READ_FILE),
+            Access::Write(path) => self.file(path.as_bytes(), fs::WRITE_FILE),
+            Access::Execute(path) => self.file(path.as_bytes(), fs::EXECUTE),
+            other => explain(&self.policy, other).allowed,
+        }
+    }
+
+    /// [`Checker::allows`] for a verb and an object, without taking a copy of either.
+    pub fn allows_text(&self, verb: &str, object: &str) -> Result<bool, String> {
+        let right = match verb {
+            "read" => fs::READ_FILE,
+            "write" => fs::WRITE_FILE,
+            "execute" => fs::EXECUTE,
+            _ => return Ok(self.allows(&Access::parse(verb, object)?)),
+        };
+        Ok(self.file(object.as_bytes(), right))
+    }
+
+    fn file(&self, path: &[u8], right: u64) -> bool {
+        let climbs = || path.split(|byte| *byte == b'/').any(|part| part == b"..");
+        if path.first() != Some(&b'/') || path.contains(&0) || climbs() {
+            return false;
+        }
+        let plain;
+        // `//` and `/./` mean nothing, and would hide a prefix.
+        let path = if path.windows(2).any(|pair| pair == b"//" || pair == b"/.") {
+            let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+            plain = parts.fold(Vec::new(), |all, part| [&all[..], b"/", part].concat());
+            &plain[..]
+        } else {
+            path
+        };
+        self.visible.as_ref().is_none_or(|places| path == b"/" || places.iter().any(|place| beneath(path, place)))
+            && self.rules.iter().any(|(place, rights)| rights & right != 0 && beneath(path, place))
+    }
+}
+
+/// Whether `path` is `place` or lies beneath it.
+fn beneath(path: &[u8], place: &[u8]) -> bool {
+    place == b"/" || (path.starts_with(place) && matches!(path.get(place.len()), None | Some(b'/')))
 }

@@ -90,7 +90,7 @@ pub(crate) struct Init<'a> {
 
 /// Look after an agent until its main program ends. Never returns: ends this process with the program's code.
 pub(crate) fn run(init: Init) -> ! {
-    let Init { main, status, denials, notes, mut hooks, supervisor } = init;
+    let Init { main, status, denials, mut notes, mut hooks, supervisor } = init;
     let signals = sys::signalfd();
     let mut kept: Vec<RawFd> = [status.map(|(fd, _)| fd), denials].into_iter().flatten().collect();
     kept.extend(signals.as_ref().ok().map(AsRawFd::as_raw_fd));
@@ -134,6 +134,9 @@ pub(crate) fn run(init: Init) -> ! {
         }
         if polls[1].revents & libc::POLLIN != 0 {
             noted += u64::from(answer_denial(polls[1].fd, denials));
+        } else if polls[1].revents != 0 {
+            // Nobody is left under the filter: polled again, it would say so without end.
+            notes = None;
         }
         if let Some(hooks) = hooks.as_mut() {
             hooks.ready(&polls[2..]);

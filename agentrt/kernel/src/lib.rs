@@ -6,19 +6,24 @@
 //! calls it optional; [`applied::Applied`] says what truly is in force.
 
 pub mod applied;
+pub mod archive;
 pub mod capability;
 pub mod cgroup;
+pub mod copy;
 pub mod enter;
 pub mod error;
 pub mod explain;
+pub mod helper;
 pub mod host;
 pub mod image;
 pub mod init;
 pub mod launch;
+mod overlay;
 pub mod plan;
 pub mod policy;
 pub mod report;
 pub mod root;
+pub mod sealed;
 pub mod seccomp;
 pub mod sys;
 pub mod workspace;

@@ -409,6 +409,7 @@ fn workspace(policy: &Policy, host: &Host) -> Result<Option<WorkspacePlan>, Poli
     }))
 }
 
+#[allow(clippy::unnecessary_cast)] // the type of RLIMIT_* differs between C libraries
 fn limits(policy: &Policy, host: &Host) -> Vec<ResourceLimit> {
     let stated = policy.limits.clone().unwrap_or_default();
     let shared = policy.level() != Level::L3;

@@ -26,7 +26,7 @@ enum Step {
     Link { at: CString, target: CString },
     File { at: CString, content: Vec<u8> },
     Device { at: CString, source: CString, number: u64 },
-    Bind { at: CString, source: PathBuf, attributes: u64 },
+    Bind { at: CString, source: PathBuf, attributes: u64, root: bool },
 }
 
 /// What is in the root, in the order in which it is made.
@@ -82,6 +82,11 @@ impl Recipe {
             recipe.0.push(Step::Directory { at: relative(&workspace.path), mode: 0o755 });
         }
         for bind in &plan.binds {
+            // What the policy names takes the place of what we would have put there.
+            let at = relative(&bind.path);
+            recipe
+                .0
+                .retain(|step| !(matches!(step, Step::Link { .. } | Step::File { .. }) && step.at() == at.as_c_str()));
             recipe.bind(&bind.path, bind.access)?;
         }
         Ok(recipe)
@@ -109,7 +114,7 @@ impl Recipe {
     fn host_usr(&mut self) -> Result<(), LaunchError> {
         let read_only = attr::RDONLY | attr::NOSUID | attr::NODEV;
         self.directory_at("usr", 0o755);
-        self.0.push(Step::Bind { at: c(b"usr"), source: "/usr".into(), attributes: read_only });
+        self.0.push(Step::Bind { at: c(b"usr"), source: "/usr".into(), attributes: read_only, root: true });
         for name in ["bin", "sbin", "lib", "lib64", "lib32"] {
             let host = Path::new("/").join(name);
             let Ok(meta) = std::fs::symlink_metadata(&host) else {
@@ -119,7 +124,7 @@ impl Recipe {
                 self.0.push(Step::Link { at: c(name.as_bytes()), target: c(target.as_os_str().as_bytes()) });
             } else if meta.is_dir() {
                 self.directory_at(name, 0o755);
-                self.0.push(Step::Bind { at: c(name.as_bytes()), source: host, attributes: read_only });
+                self.0.push(Step::Bind { at: c(name.as_bytes()), source: host, attributes: read_only, root: true });
             }
         }
         self.directory_at("etc", 0o755);
@@ -196,7 +201,7 @@ impl Recipe {
                 self.0.push(Step::File { at: at.clone(), content: Vec::new() });
             }
             let attributes = attr::RDONLY | attr::NOSUID | attr::NODEV;
-            self.0.push(Step::Bind { at, source: entry.path(), attributes });
+            self.0.push(Step::Bind { at, source: entry.path(), attributes, root: meta.is_dir() });
         }
         Ok(())
     }
@@ -237,8 +242,16 @@ impl Recipe {
                 Access::Execute => attr::RDONLY,
                 _ => attr::NOEXEC,
             };
-        self.0.push(Step::Bind { at: relative(path), source: path.to_owned(), attributes });
+        self.0.push(Step::Bind { at: relative(path), source: path.to_owned(), attributes, root: false });
         Ok(())
+    }
+
+    /// Directories of the root itself (not what the policy adds): name and source.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = (&CStr, &Path)> {
+        self.0.iter().filter_map(|step| match step {
+            Step::Bind { at, source, root: true, .. } => Some((at.as_c_str(), source.as_path())),
+            _ => None,
+        })
     }
 
     /// Make the tree. `attach_to` is where it is attached before anything is attached to it, as kernels before 6.15

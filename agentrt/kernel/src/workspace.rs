@@ -90,6 +90,19 @@ impl Workspace {
         self.attach(tree)
     }
 
+    /// Where overlays keep what is changed, if the plan wants overlays.
+    pub(crate) fn upper(&self) -> Result<Option<OwnedFd>, LaunchError> {
+        if self.plan.kind != WorkspaceKind::Overlay {
+            return Ok(None);
+        }
+        let at = self.mount.as_raw_fd();
+        let made = match sys::mkdirat(at, c"layers", 0o700) {
+            Ok(()) | Err(sys::Errno(libc::EEXIST)) => sys::openat(at, c"layers", libc::O_RDONLY | libc::O_DIRECTORY, 0),
+            Err(errno) => Err(errno),
+        };
+        made.map(Some).map_err(|errno| LaunchError::new(LAYER, "making room for overlays", errno))
+    }
+
     /// The top of the tmpfs, as a directory descriptor (`O_PATH`); the workspace is `work` beneath it.
     pub fn top(&self) -> BorrowedFd<'_> {
         self.mount.as_fd()

@@ -217,7 +217,9 @@ pub(crate) fn c_path(path: &Path) -> CString {
 impl Directory {
     fn create(version: Version, path: PathBuf, controllers: Vec<Controller>, name: &Path) -> Result<Self> {
         let made = sys::mkdirat(sys::HERE, &c_path(&path), 0o755);
-        if made == Err(sys::Errno(libc::ENOENT)) || version == Version::V2 && made.is_ok() {
+        let hands_down = version == Version::V2
+            && controllers.iter().any(|c| !matches!(c, Controller::Freezer | Controller::Account));
+        if made == Err(sys::Errno(libc::ENOENT)) || hands_down && made.is_ok() {
             // Rare: the first agent under this parent. Or v2, whose parents must hand their controllers down.
             let depth = name.components().count();
             let parents: Vec<&Path> = path.ancestors().skip(1).take(depth).collect();

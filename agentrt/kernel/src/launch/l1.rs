@@ -14,7 +14,8 @@ pub(super) fn launch(launch: &mut Launch) -> Result<Launched, LaunchError> {
     let ids = (sys::ids().0 == 0).then(|| (launch.identity.outside(plan.uid), launch.identity.outside(plan.gid)));
     let (report_read, report_write) = sys::pipe().map_err(failed("making a pipe"))?;
     let (go_read, go_write) = sys::pipe().map_err(failed("making a pipe"))?;
-    let program = Program::prepare(launch)?;
+    let mut program = Program::prepare(launch)?;
+    program.dies_with_parent = launch.dies_with_launcher;
     // SAFETY: `launch` has seen that this process has one thread.
     let side = unsafe { sys::fork_into(0, launch.cgroup.and_then(crate::cgroup::Cgroup::unified)) };
     match side.map_err(failed("making a process"))? {

@@ -94,6 +94,7 @@ pub(crate) struct Program {
     descriptors: Vec<(OwnedFd, RawFd)>,
     first_free: u32,
     tty: bool,
+    ignored: u64,
     pub(crate) dies_with_parent: bool,
 }
 
@@ -134,6 +135,7 @@ impl Program {
             descriptors,
             first_free: first_free as u32,
             tty: launch.tty,
+            ignored: launch.prepared.ignored,
             dies_with_parent: false,
         })
     }
@@ -224,7 +226,7 @@ fn body(confinement: &Confinement, program: &Program, notes: Option<RawFd>) -> F
         };
     }
     step!("launcher", "starting a session", sys::new_session());
-    sys::default_signals();
+    sys::default_signals(program.ignored);
     step!("launcher", "unblocking signals", sys::unblock_signals());
     for (copy, target) in &program.descriptors {
         step!("descriptors", "placing a descriptor", sys::dup_to(copy.as_raw_fd(), *target));

@@ -66,6 +66,7 @@ pub struct Prepared {
     recipe: Option<Recipe>,
     tree: Option<OwnedFd>,
     proc: OwnedFd,
+    ignored: u64,
 }
 
 impl Prepared {
@@ -85,7 +86,7 @@ impl Prepared {
             }
             recipe = Some(made);
         }
-        Ok(Self { plan: plan.clone(), recipe, tree, proc })
+        Ok(Self { plan: plan.clone(), recipe, tree, proc, ignored: sys::ignored_signals() })
     }
 
     /// The plan.
@@ -139,6 +140,8 @@ pub struct Launch<'a> {
     pub status_offset: u64,
     /// Descriptor 0 becomes the controlling terminal of the program's session.
     pub tty: bool,
+    /// The agent ends when the launcher does.
+    pub dies_with_launcher: bool,
     /// What init does beside its own work.
     pub hooks: Option<&'a mut dyn Hooks>,
     /// Called in the launcher when the process exists and has its ids, before anything of the agent runs. Where it
@@ -165,6 +168,7 @@ impl<'a> Launch<'a> {
             denials: None,
             status_offset: 0,
             tty: false,
+            dies_with_launcher: false,
             hooks: None,
             on_cloned: None,
         }
@@ -252,6 +256,10 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
             }
         };
         let copy = sys::clone_tree(tree.as_raw_fd(), c"", true).map_err(failed("copying the root"))?;
+        if let (Some(upper), Some(recipe)) = (workspace.upper()?, &launch.prepared.recipe) {
+            let proc = launch.prepared.proc.as_raw_fd();
+            crate::overlay::attach(recipe, copy.as_raw_fd(), upper.as_raw_fd(), launch.identity, proc)?;
+        }
         workspace.attach(copy.as_raw_fd())?;
         root = Some(copy);
     }

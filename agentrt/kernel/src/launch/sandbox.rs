@@ -65,6 +65,12 @@ fn start(
         // Changing ids makes a process dumpable again.
         sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(failed("launcher", "hiding init's memory"))?;
     }
+    if launch.dies_with_launcher {
+        // After the ids have changed: that clears it. The launcher has been there a moment ago, when it let us run; that
+        // it still is shows in the pipe on which it waits for us.
+        sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
+            .map_err(failed("launcher", "tying the agent to it"))?;
+    }
     sys::set_hostname(launch.identity.hostname.as_bytes()).map_err(failed("namespaces", "setting the host name"))?;
     if plan.network == NetworkMode::Loopback && launch.netns.is_none() {
         sys::loopback_up().map_err(failed("network", "bringing the loopback interface up"))?;

@@ -290,3 +290,6 @@ impl Policy {
         schemars::schema_for!(Policy).to_value()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -229,7 +229,7 @@ fn files(mine: Option<&Files>, theirs: Option<&Files>) -> Files {
         return mine;
     }
     Files {
-        read: Some(paths(&readable(&mine), &readable(&theirs))),
+        read: Some(paths(&readable(&mine), &readable(theirs))),
         execute: Some(paths(&mine.execute, &theirs.execute)),
         write: Some(paths(&mine.write, &theirs.write)),
     }

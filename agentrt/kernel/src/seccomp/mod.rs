@@ -96,3 +96,6 @@ pub struct Options {
     /// Denied calls are noted.
     pub note: bool,
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,6 +163,26 @@ pub fn linkat(from_dir: RawFd, from: &CStr, dir: RawFd, path: &CStr) -> Result<(
     check(unsafe { libc::syscall(libc::SYS_linkat, from_dir, from.as_ptr(), dir, path.as_ptr(), 0) }).map(drop)
 }
 
+/// Link the file behind the descriptor `file` (opened with `O_PATH`) as `path`.
+///
+/// By `/proc/self/fd`, since `AT_EMPTY_PATH` wants CAP_DAC_READ_SEARCH; the descriptor says which file is meant.
+pub fn link_descriptor(file: RawFd, dir: RawFd, path: &CStr) -> Result<()> {
+    let from = std::ffi::CString::new(format!("/proc/self/fd/{file}")).unwrap_or_default();
+    let flags = libc::AT_SYMLINK_FOLLOW;
+    // SAFETY: both are C strings that live during the call.
+    check(unsafe { libc::syscall(libc::SYS_linkat, HERE, from.as_ptr(), dir, path.as_ptr(), flags) }).map(drop)
+}
+
+/// Where the link `path` leads.
+pub fn readlinkat(dir: RawFd, path: &CStr) -> Result<Vec<u8>> {
+    let mut target = vec![0u8; libc::PATH_MAX as usize];
+    // SAFETY: `path` is a C string, and the buffer is live with its right length.
+    let got =
+        check(unsafe { libc::syscall(libc::SYS_readlinkat, dir, path.as_ptr(), target.as_mut_ptr(), target.len()) })?;
+    target.truncate(got);
+    Ok(target)
+}
+
 /// `unlinkat`; `directory` removes an empty directory.
 pub fn unlinkat(dir: RawFd, path: &CStr, directory: bool) -> Result<()> {
     let flags = if directory { libc::AT_REMOVEDIR } else { 0 };
@@ -175,6 +195,19 @@ pub fn lchownat(dir: RawFd, path: &CStr, uid: u32, gid: u32) -> Result<()> {
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
     // SAFETY: `path` is a C string that lives during the call.
     check(unsafe { libc::syscall(libc::SYS_fchownat, dir, path.as_ptr(), uid, gid, flags) }).map(drop)
+}
+
+/// Set the time of the last change of the file behind `fd`, in seconds since 1970.
+pub fn set_mtime(fd: RawFd, seconds: i64) -> Result<()> {
+    let times = [[seconds, 0i64], [seconds, 0]];
+    // SAFETY: `times` is two timespecs that live during the call; a null path means `fd` itself.
+    check(unsafe { libc::syscall(libc::SYS_utimensat, fd, std::ptr::null::<u8>(), times.as_ptr(), 0) }).map(drop)
+}
+
+/// Go back to the start of a file.
+pub fn rewind(fd: RawFd) -> Result<()> {
+    // SAFETY: plain integers.
+    check(unsafe { libc::syscall(libc::SYS_lseek, fd, 0, libc::SEEK_SET) }).map(drop)
 }
 
 /// `fchmod`.
@@ -203,6 +236,7 @@ pub fn stat(dir: RawFd, path: &CStr) -> Result<libc::stat> {
 }
 
 /// The magic number of the file system that `fd` lies on.
+#[allow(clippy::unnecessary_cast)] // its type differs between C libraries
 pub fn filesystem_magic(fd: RawFd) -> Result<i64> {
     let mut out = std::mem::MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: `out` has room for a statfs; a zero return means that it is filled.

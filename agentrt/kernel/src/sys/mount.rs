@@ -98,6 +98,17 @@ pub fn set_attributes(fd: RawFd, path: &CStr, recursive: bool, set: u64, propaga
         .map(drop)
 }
 
+/// Show the files of a detached mount under the ids that the user namespace `namespace` maps them to.
+pub fn map_ids_of_mount(fd: RawFd, namespace: RawFd) -> Result<()> {
+    const IDMAP: u64 = 0x10_0000;
+    let attributes = [IDMAP, 0, 0, namespace as u64];
+    // SAFETY: `attributes` is a mount_attr of 32 bytes that lives during the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), libc::AT_EMPTY_PATH, attributes.as_ptr(), 32usize)
+    })
+    .map(drop)
+}
+
 /// Make the current directory the root, and detach the old one.
 pub fn pivot_here() -> Result<()> {
     // SAFETY: constant C strings. The old root is stacked on the new one and then detached from it.

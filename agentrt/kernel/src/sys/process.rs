@@ -34,8 +34,9 @@ pub enum Side {
 pub unsafe fn fork_into(namespaces: u64, cgroup: Option<RawFd>) -> Result<Side> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut pidfd: RawFd = -1;
+    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     let mut arguments = [0u64; 11];
-    arguments[0] = namespaces | libc::CLONE_PIDFD as u64;
+    arguments[0] = namespaces | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
     arguments[1] = (&raw mut pidfd) as u64;
     arguments[4] = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
@@ -276,9 +277,22 @@ fn signal_mask(how: i32, mask: u64) -> Result<()> {
         .map(drop)
 }
 
-/// Give every signal its default action back (those of the launcher mean nothing to what it starts).
-pub fn default_signals() {
-    for signal in 1..=64 {
+/// The signals that this process ignores, as bits: execve leaves those ignored, and gives all others their default back.
+pub fn ignored_signals() -> u64 {
+    let ignored = |signal: &i32| {
+        let mut action = [0u64; 4];
+        // SAFETY: `action` is a kernel sigaction of 32 bytes, which the call fills.
+        let got = unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, *signal, std::ptr::null::<u64>(), action.as_mut_ptr(), 8usize)
+        };
+        got == 0 && action[0] == libc::SIG_IGN as u64
+    };
+    (1..=64).filter(ignored).fold(0, |bits, signal| bits | 1 << (signal - 1))
+}
+
+/// Give these signals their default action back (what the launcher ignores means nothing to what it starts).
+pub fn default_signals(which: u64) {
+    for signal in (1..=64).filter(|signal| which & (1 << (signal - 1)) != 0) {
         let action = [0u64; 4];
         // SAFETY: a zeroed kernel sigaction is SIG_DFL; for SIGKILL and SIGSTOP the call fails, which is right.
         unsafe {

@@ -182,7 +182,7 @@ fn victim(user: u32) -> i32 {
     if pid == 0 {
         sys::clear_groups().and_then(|()| sys::set_gid(user)).and_then(|()| sys::set_uid(user)).expect("user");
         sys::prctl(libc::PR_SET_DUMPABLE, 1, 0).expect("dumpable");
-        sys::default_signals();
+        sys::default_signals(u64::MAX);
         loop {
             std::thread::sleep(std::time::Duration::from_secs(60));
         }

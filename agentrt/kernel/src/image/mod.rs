@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+mod store;
+
+pub use store::Store;
+
 /// The digest of an image: `sha256:` and 64 hexadecimal digits in small letters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(String);
@@ -27,3 +31,6 @@ impl fmt::Display for Digest {
         write!(f, "sha256:{}", self.0)
     }
 }
+
+#[cfg(test)]
+mod tests;
