@@ -24,6 +24,8 @@ pub struct Context {
     pub spawner_restarts: Arc<AtomicU64>,
     pub plans: Plans,
     pub follow: crate::logs::follow::Watcher,
+    /// Copies that may go on at once: each holds a thread as long as its caller likes.
+    pub copies: Arc<tokio::sync::Semaphore>,
     pub agents: Mutex<BTreeMap<String, Arc<Shared>>>,
     /// Ids in the middle of their Create, and the user id ranges that are taken.
     pub taken: Mutex<(BTreeSet<String>, BTreeSet<u32>)>,

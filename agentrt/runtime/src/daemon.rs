@@ -35,6 +35,8 @@ pub struct Options {
 /// The most connections at once, and calls at once of each.
 const CONNECTIONS: usize = 512;
 const CALLS: usize = 128;
+/// Copies at once, of all callers.
+const COPIES: usize = 6;
 
 /// Runs until SIGTERM or SIGINT. Agents live on.
 pub fn run(options: Options) -> Result<(), String> {
@@ -90,6 +92,7 @@ async fn serve(options: Options) -> Result<(), String> {
         spawner_restarts: restarts,
         plans: Plans::default(),
         follow: logs::follow::Watcher::new().map_err(|e| format!("inotify: {e}"))?,
+        copies: Arc::new(tokio::sync::Semaphore::new(COPIES)),
         agents: Default::default(),
         taken: Default::default(),
     });

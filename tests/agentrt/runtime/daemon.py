@@ -44,7 +44,9 @@ class Daemon:
         self.root.mkdir(exist_ok=True)
         args = [programs() / "gpve-agentrt", "daemon", "--root", self.root, "--socket", self.socket]
         with self.errors.open("ab") as errors:
-            self.process = subprocess.Popen([*map(str, args), "--spawners", str(self.spawners)], stdout=subprocess.DEVNULL, stderr=errors)
+            self.process = subprocess.Popen(
+                [*map(str, args), "--spawners", str(self.spawners)], stdout=subprocess.DEVNULL, stderr=errors
+            )
         deadline = time.monotonic() + 20
         while True:
             self.connect()

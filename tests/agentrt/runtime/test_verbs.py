@@ -115,9 +115,6 @@ def test_exec(daemon: Daemon) -> None:
         b"agent exec\n",
     )
     assert daemon.exec(id, "/bin/sh", "-c", "kill -9 $$")[0] == -9
-    code, out, _ = daemon.exec(id, "/bin/sh", "-c", "ps -e -o comm 2>/dev/null || cat /proc/[0-9]*/comm")
-    assert code == 0
-    assert b"sleep" in out
     with refused(grpc.StatusCode.FAILED_PRECONDITION, "/bin/nothing"):
         daemon.exec(id, "/bin/nothing")
     big = b"x" * 3_000_000

@@ -59,7 +59,11 @@ impl Agent {
             let limit = self.plan.as_ref().and_then(|(_, plan)| self.values(plan).memory).unwrap_or(0);
             return with(Reason::Oom, format!("killed by the kernel at its memory limit of {limit} bytes"));
         }
+        // The kernel sends SIGKILL where the limit is soft and hard at once.
+        let cpu_limit = self.plan.as_ref().and_then(|(_, p)| p.limits.iter().find(|l| l.resource == libc::RLIMIT_CPU)).map(|l| l.value);
+        let out_of_time = signal == libc::SIGKILL && cpu_limit.is_some_and(|s| rose(|s| s.cpu_usec) >= s * 950_000);
         match (status, signal) {
+            (Some(_), _) if out_of_time => with(Reason::Limit, "cpu-time: it used up its CPU seconds".into()),
             (None, _) => with(Reason::Killed, "its sandbox was killed from outside of the runtime".into()),
             (_, libc::SIGSYS) => with(Reason::Policy, "it made a system call that its policy forbids on pain of death".into()),
             (_, libc::SIGXCPU) => with(Reason::Limit, "cpu-time: it used up its CPU seconds".into()),

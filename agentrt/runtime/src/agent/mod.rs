@@ -6,6 +6,7 @@ pub mod health;
 mod run;
 mod timers;
 mod verbs;
+mod workspace;
 
 use crate::context::Context;
 use crate::fault::{Fault, internal};
@@ -53,6 +54,8 @@ pub enum Command {
     Probed { run: u64, kind: health::Kind, result: Result<(), String> },
     /// Somebody wants in: what they need, after an idle agent was woken.
     Enter(oneshot::Sender<Result<Grant, Fault>>),
+    /// Somebody wants to copy: the workspace, whether the agent runs or not.
+    Workspace(oneshot::Sender<Result<Place, Fault>>),
     /// Journal an event that changes no state.
     Note { kind: &'static str, detail: String },
 }
@@ -67,6 +70,16 @@ pub struct Grant {
     pub machine_id: String,
     pub uid_slot: u32,
     pub run: u64,
+    _session: Session,
+}
+
+/// A workspace to copy into and out of.
+pub struct Place {
+    pub directory: OwnedFd,
+    /// What a path in the workspace begins with beneath the directory.
+    pub prefix: &'static str,
+    /// User and group that own what is copied in.
+    pub owner: (u32, u32),
     _session: Session,
 }
 
@@ -177,6 +190,10 @@ impl Agent {
             Command::Enter(reply) => {
                 let grant = self.grant().await;
                 let _ = reply.send(grant);
+            }
+            Command::Workspace(reply) => {
+                let place = self.place().await;
+                let _ = reply.send(place);
             }
             Command::Note { kind, detail } => self.commit(self.record.state, kind, &detail, None, Vec::new()),
         }

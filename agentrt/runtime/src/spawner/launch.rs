@@ -184,9 +184,18 @@ impl Sandboxes {
     }
 
     /// The top of an agent's workspace.
-    pub fn workspace(&mut self, agent: &str) -> Result<OwnedFd, String> {
-        let workspace = self.workspaces.get(agent).ok_or_else(|| format!("agent {agent} has no workspace: it has not run yet"))?;
-        workspace.top().try_clone_to_owned().map_err(|e| format!("the workspace of agent {agent}: {e}"))
+    pub fn workspace(&mut self, agent: &str, plan: u64, identity: &Identity) -> (Answer, Vec<OwnedFd>) {
+        if !self.plans.contains_key(&plan) {
+            return (Answer::UnknownPlan, Vec::new());
+        }
+        let top = self.make_workspace(agent, plan, identity).and_then(|()| {
+            let workspace = self.workspaces.get(agent).ok_or_else(|| format!("agent {agent} has no workspace while it does not run"))?;
+            workspace.top().try_clone_to_owned().map_err(|e| format!("the workspace of agent {agent}: {e}"))
+        });
+        match top {
+            Ok(top) => (Answer::Descriptor, vec![top]),
+            Err(sentence) => (Answer::Failed(sentence), Vec::new()),
+        }
     }
 
     pub fn forget(&mut self, agent: &str) {
@@ -194,7 +203,7 @@ impl Sandboxes {
     }
 }
 
-fn identity(slot: u32, hostname: &str, machine_id: &str) -> Identity {
+pub fn identity(slot: u32, hostname: &str, machine_id: &str) -> Identity {
     Identity::new(FIRST_ID + slot % MOST_SLOTS * IDS, IDS, hostname, machine_id)
 }
 

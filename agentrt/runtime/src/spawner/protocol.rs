@@ -23,8 +23,8 @@ pub enum Ask {
     Exec(Box<ExecAsk>),
     /// Descriptor: pidfd of init. Answers with a TCP socket in the agent's network namespace.
     Socket,
-    /// Answers with a descriptor of the top of the agent's workspace.
-    Workspace { agent: String },
+    /// Answers with a descriptor of the top of the workspace of an agent that does not run; made when there is none yet.
+    Workspace { agent: String, plan: u64, hostname: String, machine_id: String, uid_slot: u32 },
     /// The agent is deleted: its workspace goes.
     Forget { agent: String },
 }

@@ -1,6 +1,6 @@
 //! The spawner's loop.
 
-use super::launch::Sandboxes;
+use super::launch::{Sandboxes, identity};
 use super::protocol::{Answer, Ask, MOST_BYTES, Reply, Request, VERSION};
 use super::wire;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -149,10 +149,9 @@ impl Server {
                 Ok(fd) => (Answer::Descriptor, vec![fd]),
                 Err(e) => fail(e),
             },
-            Ask::Workspace { agent } => match self.sandboxes.workspace(&agent) {
-                Ok(fd) => (Answer::Descriptor, vec![fd]),
-                Err(e) => fail(e),
-            },
+            Ask::Workspace { agent, plan, hostname, machine_id, uid_slot } => {
+                self.sandboxes.workspace(&agent, plan, &identity(uid_slot, &hostname, &machine_id))
+            }
             Ask::Forget { agent } => {
                 self.sandboxes.forget(&agent);
                 (Answer::Done, Vec::new())
