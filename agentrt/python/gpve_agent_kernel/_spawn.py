@@ -44,7 +44,7 @@ class Process:
         return self._helper.pid
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end: the exit code, or 128 and the signal's number. subprocess.TimeoutExpired after ``timeout``."""
+        """Wait for the end: the exit code, or 128 and the signal's number; subprocess.TimeoutExpired if it takes longer."""
         code = self._helper.wait(timeout)
         self._end()
         return code
@@ -89,9 +89,8 @@ def spawn(
 ) -> Process:
     """Start a command under a policy. When this returns, it runs, with every layer in force; SpawnError otherwise.
 
-    ``env`` is added to a small environment of its own (PATH, HOME, LANG). ``image`` is the directory to which the image
-    was unpacked that the policy names. Streams are as those of subprocess.Popen. The agent ends when the caller's helper
-    does.
+    ``env`` is added to a small environment of its own (PATH, HOME, LANG). ``image`` is the directory to which the
+    image was unpacked that the policy names. Streams are as those of subprocess.Popen. The agent ends when its helper does.
     """
     request = {
         "policy": json.loads(policy.to_json()),

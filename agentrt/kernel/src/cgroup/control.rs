@@ -134,6 +134,8 @@ impl Cgroup {
     }
 
     /// Kill every process in it, also those that fork meanwhile; waits until none is left.
+    ///
+    /// A cgroup of v2 that was killed once kills what is cloned into it later (kernel 6.18): remove it and make another.
     pub fn kill(&self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
         let at_one_stroke =

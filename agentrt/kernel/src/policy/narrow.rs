@@ -21,6 +21,7 @@ impl Policy {
             for (key, paths) in [("read", &files.read), ("execute", &files.execute), ("write", &files.write)] {
                 for path in paths.iter().flatten() {
                     plain_path(&format!("files.{key}"), path)?;
+                    self.not_covered(&format!("files.{key}"), path)?;
                 }
             }
         }
@@ -40,6 +41,19 @@ impl Policy {
             crate::capability::number(name).map_err(|problem| PolicyError::at("capabilities.keep", problem))?;
         }
         self.check_limits()
+    }
+
+    /// Places that are the agent's own cover what the host has there.
+    fn not_covered(&self, key: &str, path: &Path) -> Result<(), PolicyError> {
+        let work =
+            self.workspace.as_ref().and_then(|w| w.path.clone()).unwrap_or_else(|| crate::plan::WORKSPACE.into());
+        let own = [Path::new("/tmp"), Path::new("/run"), Path::new("/dev"), Path::new("/proc"), &work];
+        let Some(own) = own.iter().find(|own| path.starts_with(own) || path == Path::new("/")) else { return Ok(()) };
+        if self.level() == super::Level::L1 {
+            return Ok(());
+        }
+        let problem = format!("{} cannot be shown: {} is the agent's own inside", path.display(), own.display());
+        Err(PolicyError::at(key, problem))
     }
 
     fn check_network(&self) -> Result<(), PolicyError> {

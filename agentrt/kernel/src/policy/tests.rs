@@ -34,6 +34,8 @@ fn what_is_wrong_is_said_with_its_place_and_what_would_be_right() {
         ("version = 1\n[network]\negress = [\"http://x\"]", vec!["no host and port"]),
         ("version = 1\n[root]\nimage = \"latest\"", vec!["no digest"]),
         ("version = 1\n[workspace]\npath = \"/etc/x\"", vec!["line 3", "taken by the root"]),
+        ("version = 1\n[files]\nread = [\"/tmp/x\"]", vec!["line 3", "files.read", "/tmp is the agent's own"]),
+        ("version = 1\n[files]\nwrite = [\"/\"]", vec!["line 3", "cannot be shown"]),
         ("version = ", vec!["line 1"]),
         ("version = 1\nversion = 1", vec!["line 2"]),
     ] {

@@ -199,6 +199,7 @@ fn conditional(name: &str, options: &Options, denied: Action) -> Option<Rule> {
     const ALL: u32 = u32::MAX;
     const FAST_OPEN: u32 = 0x2000_0000;
     const TYPE: u32 = 0xF;
+    const UDP_LITE: i32 = 136;
     let device = |argument| {
         let kind = |kind| vec![Test::Masked(argument, libc::S_IFMT, kind)];
         unless(vec![kind(libc::S_IFCHR), kind(libc::S_IFBLK)], denied)
@@ -220,7 +221,7 @@ fn conditional(name: &str, options: &Options, denied: Action) -> Option<Rule> {
                 for protocol in [0, libc::IPPROTO_TCP] {
                     allowed.push(vec![family(ip), kind(libc::SOCK_STREAM), Test::Masked(2, ALL, protocol as u32)]);
                 }
-                for protocol in if options.tcp_only { vec![] } else { vec![0, libc::IPPROTO_UDP] } {
+                for protocol in if options.tcp_only { vec![] } else { vec![0, libc::IPPROTO_UDP, UDP_LITE] } {
                     allowed.push(vec![family(ip), kind(libc::SOCK_DGRAM), Test::Masked(2, ALL, protocol as u32)]);
                 }
             }
