@@ -37,7 +37,7 @@ def test_http_readiness_comes_and_goes(daemon: Daemon) -> None:
     assert daemon.call.Wait(pb.WaitRequest(id=id, until_ready=True, timeout_ms=20000)).agent.ready
     daemon.exec(id, "/usr/bin/touch", "sick")
     until(lambda: not daemon.agent(id).ready)
-    assert "status 500" in [e for e in daemon.events(id=id) if e.kind == "unready"][0].detail
+    assert "status 500" in next(e for e in daemon.events(id=id) if e.kind == "unready").detail
     daemon.exec(id, "/bin/rm", "sick")
     until(lambda: daemon.agent(id).ready)
     assert daemon.agent(id).state == pb.STATE_RUNNING

@@ -341,10 +341,8 @@ def test_events_resumed_over_restarts_miss_nothing(daemon: Daemon) -> None:
     def watch() -> None:
         while not over.is_set():
             with contextlib.suppress(grpc.RpcError, ValueError, AttributeError):
-                for event in daemon.call.Events(
-                    pb.EventsRequest(after=seen[-1].seq if seen else 0, follow=True), timeout=30
-                ):
-                    seen.append(event)
+                after = seen[-1].seq if seen else 0
+                seen.extend(daemon.call.Events(pb.EventsRequest(after=after, follow=True), timeout=30))
             time.sleep(0.002)
 
     watcher = threading.Thread(target=watch)
