@@ -17,10 +17,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("RestartPolicy.when", "when"),
         ("AgentSpec.ttl_action", "ttl_action"),
     ] {
-        builder = builder.field_attribute(
-            format!(".gpve.runtime.v1.{field}"),
-            format!("#[serde(with = \"crate::words::{with}\")]"),
-        );
+        builder = builder
+            .field_attribute(format!(".gpve.runtime.v1.{field}"), format!("#[serde(with = \"crate::words::{with}\")]"));
     }
     builder.compile_fds(set)?;
     Ok(())

@@ -88,7 +88,8 @@ fn load(dir: &Path) -> io::Result<Option<Loaded>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound && record.state == State::Deleting => return Ok(None),
         Err(e) => return Err(io::Error::other(format!("{}: {e}", path.display()))),
     };
-    let spec = serde_json::from_slice::<pb::AgentSpec>(&raw).map_err(|e| io::Error::other(format!("{}: {e}", path.display())))?;
+    let spec = serde_json::from_slice::<pb::AgentSpec>(&raw)
+        .map_err(|e| io::Error::other(format!("{}: {e}", path.display())))?;
     let settings = spec::settings(&spec).map_err(|e| io::Error::other(format!("{}: {e}", path.display())))?;
     Ok(Some((record, spec, settings)))
 }
@@ -106,7 +107,10 @@ fn recall(context: &Context, notes: &[RequestNote], open: &HashSet<&str>) -> io:
         }
         let mut note = note.clone();
         if note.outcome.is_none() {
-            let sentence = format!("the daemon was restarted while it did this ({}); how far it came is unknown, it is not done again", note.verb);
+            let sentence = format!(
+                "the daemon was restarted while it did this ({}); how far it came is unknown, it is not done again",
+                note.verb
+            );
             note.outcome = Some(Outcome::Failed(fault::Fault { refused: false, ..fault::aborted(sentence) }));
             context.journal.append_request(&note)?;
         }
@@ -117,7 +121,8 @@ fn recall(context: &Context, notes: &[RequestNote], open: &HashSet<&str>) -> io:
 
 /// Cgroups beneath ours that no agent has.
 fn remove_stray_cgroups(context: &Context) {
-    let parents: HashSet<_> = context.host.cgroups.places.values().map(|p| p.own.join(&context.cgroup_parent)).collect();
+    let parents: HashSet<_> =
+        context.host.cgroups.places.values().map(|p| p.own.join(&context.cgroup_parent)).collect();
     let mut names = HashSet::new();
     for parent in parents {
         for entry in fs::read_dir(parent).into_iter().flatten().flatten() {

@@ -18,6 +18,7 @@ pub fn unix_ms() -> i64 {
 pub fn boot_id() -> &'static str {
     static ID: OnceLock<String> = OnceLock::new();
     ID.get_or_init(|| {
-        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::from("unknown"), |s| s.trim().to_owned())
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map_or_else(|_| String::from("unknown"), |s| s.trim().to_owned())
     })
 }

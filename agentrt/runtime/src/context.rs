@@ -57,7 +57,9 @@ impl Context {
     pub fn take_slot(&self) -> Result<u32, Fault> {
         let slots = &mut self.taken().1;
         let free = (0..MOST_SLOTS).find(|slot| !slots.contains(slot));
-        let slot = free.ok_or_else(|| exhausted(format!("all {MOST_SLOTS} ranges of user ids are taken by agents; delete some")))?;
+        let slot = free.ok_or_else(|| {
+            exhausted(format!("all {MOST_SLOTS} ranges of user ids are taken by agents; delete some"))
+        })?;
         slots.insert(slot);
         Ok(slot)
     }

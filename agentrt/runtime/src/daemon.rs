@@ -57,9 +57,18 @@ pub fn run(options: Options) -> Result<(), String> {
 /// The directory, and the lock that says that it is ours.
 fn prepare(root: &Path) -> Result<File, String> {
     let say = |what: &str, path: &Path, e: std::io::Error| format!("{what} {}: {e}", path.display());
-    DirBuilder::new().recursive(true).mode(0o700).create(root.join("agents")).map_err(|e| say("cannot make", root, e))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(root.join("agents"))
+        .map_err(|e| say("cannot make", root, e))?;
     let path = root.join("daemon.lock");
-    let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| say("cannot open", &path, e))?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| say("cannot open", &path, e))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| format!("another daemon serves {} (it holds {})", root.display(), path.display()))?;
     // Orphans of a dead spawner come to us to be reaped, not to the host's init.
@@ -73,14 +82,21 @@ fn prepare(root: &Path) -> Result<File, String> {
 
 async fn serve(options: Options) -> Result<(), String> {
     reap_orphans()?;
-    let program = seal(&options.spawner).map_err(|e| format!("the spawner's program {}: {e}", options.spawner.display()))?;
+    let program =
+        seal(&options.spawner).map_err(|e| format!("the spawner's program {}: {e}", options.spawner.display()))?;
     let (program, restarts) = (Arc::new(program), Arc::default());
     let mut spawners = Vec::new();
     for index in 0..options.spawners {
-        let config = Config { root: options.root.clone(), index, program: Arc::clone(&program), restarts: Arc::clone(&restarts) };
+        let config = Config {
+            root: options.root.clone(),
+            index,
+            program: Arc::clone(&program),
+            restarts: Arc::clone(&restarts),
+        };
         spawners.push(Spawner::start(config).await?);
     }
-    let (journal, recovered) = Journal::open(&options.root.join("events")).map_err(|e| format!("{}/events: {e}", options.root.display()))?;
+    let (journal, recovered) =
+        Journal::open(&options.root.join("events")).map_err(|e| format!("{}/events: {e}", options.root.display()))?;
     let own_name = fingerprint(options.root.as_os_str().as_encoded_bytes()) & 0xffff_ffff;
     let context = Arc::new(Context {
         root: options.root.clone(),
@@ -103,9 +119,16 @@ async fn serve(options: Options) -> Result<(), String> {
     let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let own = rustix::process::geteuid().as_raw();
     let allowed = options.allowed;
-    let check = move |request: Request<()>| match request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred) {
+    let check = move |request: Request<()>| match request
+        .extensions()
+        .get::<UdsConnectInfo>()
+        .and_then(|info| info.peer_cred)
+    {
         Some(peer) if peer.uid() == 0 || peer.uid() == own || allowed.contains(&peer.uid()) => Ok(request),
-        Some(peer) => Err(Status::permission_denied(format!("user {} is not served by this daemon (see --allow-user)", peer.uid()))),
+        Some(peer) => Err(Status::permission_denied(format!(
+            "user {} is not served by this daemon (see --allow-user)",
+            peer.uid()
+        ))),
         None => Err(Status::permission_denied("the daemon cannot tell who is asking")),
     };
     let service = RuntimeServiceServer::with_interceptor(Service { context: context.clone() }, check);

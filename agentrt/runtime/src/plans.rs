@@ -20,7 +20,8 @@ impl Plans {
     /// Compiles a specification's policy for this host. What is wrong with it is told with its place.
     pub fn compile(&self, spec: &pb::AgentSpec, host: &Host) -> Result<(Arc<PlanText>, Arc<Plan>), Fault> {
         let source = fingerprint(spec.policy.as_bytes());
-        if let Some(known) = self.lock().get(&source).and_then(|(text, plan)| Some((text.upgrade()?, plan.upgrade()?))) {
+        if let Some(known) = self.lock().get(&source).and_then(|(text, plan)| Some((text.upgrade()?, plan.upgrade()?)))
+        {
             return Ok(known);
         }
         let text = spec.policy.trim_start();
@@ -48,17 +49,25 @@ impl Plans {
 /// Limits may only narrow what the policy allows.
 pub fn check_limits(limits: &Limits, plan: &Plan, place: &str) -> Result<(), Fault> {
     let above = |key: &str, value: u64, most: Option<u64>| match most {
-        Some(most) if value > most => Err(invalid(format!("{place}.{key}: {value} is above the policy's {most}; limits only narrow"))),
+        Some(most) if value > most => {
+            Err(invalid(format!("{place}.{key}: {value} is above the policy's {most}; limits only narrow")))
+        }
         _ => Ok(()),
     };
     above("memory_bytes", limits.memory_bytes, plan.cgroup.memory)?;
     above("cpu_milli", u64::from(limits.cpu_milli), plan.cgroup.cpus.map(|c| (c * 1000.0) as u64))?;
     above("pids", u64::from(limits.pids), plan.cgroup.processes)?;
     if (1..1 << 20).contains(&limits.memory_bytes) {
-        return Err(invalid(format!("{place}.memory_bytes: {} is below one MiB; no program starts in it", limits.memory_bytes)));
+        return Err(invalid(format!(
+            "{place}.memory_bytes: {} is below one MiB; no program starts in it",
+            limits.memory_bytes
+        )));
     }
     if (1..10).contains(&limits.cpu_milli) {
-        return Err(invalid(format!("{place}.cpu_milli: {} is below 10, the least that the kernel can give", limits.cpu_milli)));
+        return Err(invalid(format!(
+            "{place}.cpu_milli: {} is below 10, the least that the kernel can give",
+            limits.cpu_milli
+        )));
     }
     if (1..3).contains(&limits.pids) {
         return Err(invalid(format!("{place}.pids: {} leaves no room for the program beside its init", limits.pids)));

@@ -63,8 +63,11 @@ pub async fn probe(target: &Target, check: &Check, progress: Progress) -> Result
 }
 
 fn heartbeat(target: &Target, max_age_ms: u64) -> Result<(), String> {
-    let beat = std::fs::File::open(target.shared.dir.join("status")).and_then(status::Heartbeat::read).map_err(|e| e.to_string())?;
-    let age = if beat.run == target.run { clock::boottime_ms().saturating_sub(beat.boottime_ms) } else { target.ran_ms };
+    let beat = std::fs::File::open(target.shared.dir.join("status"))
+        .and_then(status::Heartbeat::read)
+        .map_err(|e| e.to_string())?;
+    let age =
+        if beat.run == target.run { clock::boottime_ms().saturating_sub(beat.boottime_ms) } else { target.ran_ms };
     if age <= max_age_ms {
         return Ok(());
     }
@@ -88,8 +91,12 @@ async fn exec_probe(target: &Target, argv: &[String], limit: Duration) -> Result
         cgroup: target.cgroup.clone(),
         tty: false,
     };
-    let null = || std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from).map_err(|e| e.to_string());
-    let child = exec::spawn(&target.context, &target.shared.id, plan, [null()?, null()?, null()?]).await.map_err(|f| f.message)?;
+    let null = || {
+        std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from).map_err(|e| e.to_string())
+    };
+    let child = exec::spawn(&target.context, &target.shared.id, plan, [null()?, null()?, null()?])
+        .await
+        .map_err(|f| f.message)?;
     match tokio::time::timeout(limit, child.ended()).await {
         Ok(exit) if exit.code == 0 && exit.signal == 0 => Ok(()),
         Ok(exit) if exit.signal > 0 => Err(format!("{} was ended by signal {}", argv[0], exit.signal)),
@@ -120,7 +127,9 @@ async fn connect(target: &Target, port: u16) -> Result<TcpStream, String> {
 async fn http(target: &Target, port: u16, path: &str) -> Result<(), String> {
     let say = |what: String| format!("GET {path} at port {port}: {what}");
     let mut stream = connect(target, port).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: gpve-agentrt\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: gpve-agentrt\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).await.map_err(|e| say(e.to_string()))?;
     let mut head = Vec::new();
     let mut chunk = [0u8; 256];

@@ -63,7 +63,8 @@ pub fn settings(spec: &pb::AgentSpec) -> Result<Settings, Fault> {
     if spec.argv.first().is_none_or(String::is_empty) {
         return Err(invalid("argv: the program to run is missing"));
     }
-    let strings = spec.argv.iter().map(|a| ("argv", a)).chain(spec.env.iter().flat_map(|(k, v)| [("env", k), ("env", v)]));
+    let strings =
+        spec.argv.iter().map(|a| ("argv", a)).chain(spec.env.iter().flat_map(|(k, v)| [("env", k), ("env", v)]));
     let mut total = 0;
     for (place, text) in strings {
         if text.contains('\0') {
@@ -72,7 +73,9 @@ pub fn settings(spec: &pb::AgentSpec) -> Result<Settings, Fault> {
         total += text.len() + 1;
     }
     if total > MOST_ARG_BYTES {
-        return Err(invalid(format!("argv and env: {total} bytes together, and at most {MOST_ARG_BYTES} fit; copy a file in instead")));
+        return Err(invalid(format!(
+            "argv and env: {total} bytes together, and at most {MOST_ARG_BYTES} fit; copy a file in instead"
+        )));
     }
     if let Some(name) = spec.env.keys().find(|k| k.is_empty() || k.contains('=')) {
         return Err(invalid(format!("env: {name:?} is no name of a variable")));
@@ -80,19 +83,22 @@ pub fn settings(spec: &pb::AgentSpec) -> Result<Settings, Fault> {
     if !spec.cwd.is_empty() && !spec.cwd.starts_with('/') {
         return Err(invalid(format!("cwd: {:?} is not absolute; it is a path inside the sandbox", spec.cwd)));
     }
-    let log = spec.log.clone().unwrap_or_default();
+    let log = spec.log.unwrap_or_default();
     let log_bytes = or(log.max_bytes, DEFAULT_LOG_BYTES);
     if !(LEAST_LOG_BYTES..=MOST_LOG_BYTES).contains(&log_bytes) {
-        return Err(invalid(format!("log.max_bytes: {log_bytes} is not between {LEAST_LOG_BYTES} and {MOST_LOG_BYTES}")));
+        return Err(invalid(format!(
+            "log.max_bytes: {log_bytes} is not between {LEAST_LOG_BYTES} and {MOST_LOG_BYTES}"
+        )));
     }
     let health = spec.health.clone().unwrap_or_default();
     let startup = check("health.startup", health.startup)?;
     let readiness = check("health.readiness", health.readiness)?;
     let liveness = check("health.liveness", health.liveness)?;
-    let heartbeat =
-        [&startup, &readiness, &liveness].iter().any(|c| matches!(c, Some(Check { probe: Probe::Heartbeat { .. }, .. })));
+    let heartbeat = [&startup, &readiness, &liveness]
+        .iter()
+        .any(|c| matches!(c, Some(Check { probe: Probe::Heartbeat { .. }, .. })));
     Ok(Settings {
-        restart: restart(spec.restart.clone().unwrap_or_default())?,
+        restart: restart(spec.restart.unwrap_or_default())?,
         startup,
         readiness,
         liveness,
@@ -137,22 +143,31 @@ fn check(place: &str, check: Option<pb::HealthCheck>) -> Result<Option<Check>, F
     use pb::health_check::Probe as P;
     let Some(c) = check else { return Ok(None) };
     let port = |port: u32| {
-        u16::try_from(port).ok().filter(|p| *p > 0).ok_or_else(|| invalid(format!("{place}: {port} is no port; ports are 1 to 65535")))
+        u16::try_from(port)
+            .ok()
+            .filter(|p| *p > 0)
+            .ok_or_else(|| invalid(format!("{place}: {port} is no port; ports are 1 to 65535")))
     };
     let period_ms = or(c.period_ms, 10_000);
     let probe = match c.probe {
-        None => return Err(invalid(format!("{place}: it has no probe; give one of exec, http, tcp, heartbeat, progress"))),
+        None => {
+            return Err(invalid(format!("{place}: it has no probe; give one of exec, http, tcp, heartbeat, progress")));
+        }
         Some(P::Exec(e)) if e.argv.is_empty() => return Err(invalid(format!("{place}.exec: argv is empty"))),
         Some(P::Exec(e)) => Probe::Exec(e.argv),
         Some(P::Http(h)) => {
             let path = if h.path.is_empty() { String::from("/") } else { h.path };
             if !path.starts_with('/') || path.contains(|c: char| c.is_ascii_control() || c == ' ') {
-                return Err(invalid(format!("{place}.http: path {path:?} does not begin with '/' or has a blank in it")));
+                return Err(invalid(format!(
+                    "{place}.http: path {path:?} does not begin with '/' or has a blank in it"
+                )));
             }
             Probe::Http { port: port(h.port)?, path }
         }
         Some(P::Tcp(t)) => Probe::Tcp { port: port(t.port)? },
-        Some(P::Heartbeat(h)) if h.max_age_ms == 0 => return Err(invalid(format!("{place}.heartbeat: max_age_ms is missing"))),
+        Some(P::Heartbeat(h)) if h.max_age_ms == 0 => {
+            return Err(invalid(format!("{place}.heartbeat: max_age_ms is missing")));
+        }
         Some(P::Heartbeat(h)) => Probe::Heartbeat { max_age_ms: h.max_age_ms },
         Some(P::Progress(p)) => Probe::Progress { min_cpu_ns: or(p.min_cpu_us, 1_000).saturating_mul(1_000) },
     };
@@ -197,9 +212,15 @@ mod tests {
         says(pb::AgentSpec { argv: vec!["a\0b".into()], ..spec() }, "NUL");
         says(pb::AgentSpec { argv: vec!["x".repeat(200_000)], ..spec() }, "200001 bytes");
         let health = |c| Some(pb::HealthChecks { liveness: Some(c), ..Default::default() });
-        says(pb::AgentSpec { health: health(pb::HealthCheck::default()), ..spec() }, "health.liveness: it has no probe");
+        says(
+            pb::AgentSpec { health: health(pb::HealthCheck::default()), ..spec() },
+            "health.liveness: it has no probe",
+        );
         let tcp = pb::health_check::Probe::Tcp(pb::health_check::TcpProbe { port: 70_000 });
-        says(pb::AgentSpec { health: health(pb::HealthCheck { probe: Some(tcp), ..Default::default() }), ..spec() }, "70000 is no port");
+        says(
+            pb::AgentSpec { health: health(pb::HealthCheck { probe: Some(tcp), ..Default::default() }), ..spec() },
+            "70000 is no port",
+        );
         let log = pb::LogOptions { max_bytes: 7, ..Default::default() };
         says(pb::AgentSpec { log: Some(log), ..spec() }, "log.max_bytes: 7");
     }

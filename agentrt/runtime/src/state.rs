@@ -112,7 +112,14 @@ pub struct Exit {
 
 impl Exit {
     pub fn new(reason: Reason, detail: impl Into<String>) -> Exit {
-        Exit { reason, code: 0, signal: 0, detail: detail.into(), at_unix_ms: crate::clock::unix_ms(), limits_hit: Vec::new() }
+        Exit {
+            reason,
+            code: 0,
+            signal: 0,
+            detail: detail.into(),
+            at_unix_ms: crate::clock::unix_ms(),
+            limits_hit: Vec::new(),
+        }
     }
 
     /// A success ends a row of failures.
@@ -223,7 +230,14 @@ mod tests {
     }
 
     fn policy(when: When) -> RestartPolicy {
-        RestartPolicy { when, max_restarts: 0, first_delay_ms: 100, max_delay_ms: 1_000, crash_loop_after: 5, reset_after_ms: 10_000 }
+        RestartPolicy {
+            when,
+            max_restarts: 0,
+            first_delay_ms: 100,
+            max_delay_ms: 1_000,
+            crash_loop_after: 5,
+            reset_after_ms: 10_000,
+        }
     }
 
     fn failed() -> Exit {

@@ -91,7 +91,8 @@ mod tests {
     #[test]
     fn sections_do_not_touch_each_other_and_a_short_file_reads_as_nothing() {
         let path = std::env::temp_dir().join(format!("gpve-status-{}", std::process::id()));
-        let file = std::fs::File::options().create(true).truncate(true).read(true).write(true).open(&path).expect("a file");
+        let file =
+            std::fs::File::options().create(true).truncate(true).read(true).write(true).open(&path).expect("a file");
         std::fs::remove_file(&path).expect("removed");
         assert_eq!(Ended::read(&file).expect("read"), Ended::default());
         let l = Launched { run: 1, pid: 2, start_ticks: 3, spawner: 4 };

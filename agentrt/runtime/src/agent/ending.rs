@@ -60,12 +60,18 @@ impl Agent {
             return with(Reason::Oom, format!("killed by the kernel at its memory limit of {limit} bytes"));
         }
         // The kernel sends SIGKILL where the limit is soft and hard at once.
-        let cpu_limit = self.plan.as_ref().and_then(|(_, p)| p.limits.iter().find(|l| l.resource == libc::RLIMIT_CPU)).map(|l| l.value);
+        let cpu_limit = self
+            .plan
+            .as_ref()
+            .and_then(|(_, p)| p.limits.iter().find(|l| l.resource == libc::RLIMIT_CPU))
+            .map(|l| l.value);
         let out_of_time = signal == libc::SIGKILL && cpu_limit.is_some_and(|s| rose(|s| s.cpu_usec) >= s * 950_000);
         match (status, signal) {
             (Some(_), _) if out_of_time => with(Reason::Limit, "cpu-time: it used up its CPU seconds".into()),
             (None, _) => with(Reason::Killed, "its sandbox was killed from outside of the runtime".into()),
-            (_, libc::SIGSYS) => with(Reason::Policy, "it made a system call that its policy forbids on pain of death".into()),
+            (_, libc::SIGSYS) => {
+                with(Reason::Policy, "it made a system call that its policy forbids on pain of death".into())
+            }
             (_, libc::SIGXCPU) => with(Reason::Limit, "cpu-time: it used up its CPU seconds".into()),
             (_, libc::SIGXFSZ) => with(Reason::Limit, "file-size: it wrote a larger file than its limit allows".into()),
             (_, 0) => with(Reason::Exited, format!("exit code {code}")),
@@ -95,7 +101,14 @@ impl Agent {
     }
 
     /// Asks the program to end, and sees to it that it does.
-    pub(super) fn end_run(&mut self, reason: Reason, detail: &str, grace_ms: u64, then_delete: bool, notes: Vec<RequestNote>) {
+    pub(super) fn end_run(
+        &mut self,
+        reason: Reason,
+        detail: &str,
+        grace_ms: u64,
+        then_delete: bool,
+        notes: Vec<RequestNote>,
+    ) {
         let kill_at_ms = clock::boottime_ms().saturating_add(grace_ms);
         self.record.ending = Some(Ending { reason, detail: detail.to_owned(), kill_at_ms });
         self.record.doomed |= then_delete;
@@ -123,7 +136,9 @@ impl Agent {
     /// Removes the cgroup of an agent at rest; there is nobody in it any more.
     pub(super) async fn remove_cgroup(&self) {
         let (layout, name) = (self.context.host.cgroups.clone(), self.cgroup_name());
-        let removed = blocking(move || crate::process::open_cgroup(&layout, &name).map_or(Ok(()), |c: Cgroup| c.kill().and_then(|()| c.remove())));
+        let removed = blocking(move || {
+            crate::process::open_cgroup(&layout, &name).map_or(Ok(()), |c: Cgroup| c.kill().and_then(|()| c.remove()))
+        });
         match removed.await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => eprintln!("agent {}: {e}", self.record.id),
@@ -139,7 +154,9 @@ impl Agent {
         }
         self.remove_cgroup().await;
         let spawner = self.context.spawner_of(&self.record.id);
-        let _ = spawner.call(crate::spawner::protocol::Ask::Forget { agent: self.record.id.clone() }, Vec::new(), None).await;
+        let _ = spawner
+            .call(crate::spawner::protocol::Ask::Forget { agent: self.record.id.clone() }, Vec::new(), None)
+            .await;
         let outcome = self.done();
         self.record.open.clear();
         let notes = self.notes_of(Await::Deleted, &outcome);
@@ -154,7 +171,8 @@ impl Agent {
         }
         self.context.forget(&self.record.id, self.record.uid_slot);
         for what in [Await::Running, Await::Ended] {
-            let fault = Outcome::Failed(crate::fault::aborted(format!("agent {} was deleted meanwhile", self.record.id)));
+            let fault =
+                Outcome::Failed(crate::fault::aborted(format!("agent {} was deleted meanwhile", self.record.id)));
             self.end_waiting(what, &fault);
         }
         self.end_waiting(Await::Deleted, &outcome);

@@ -82,7 +82,11 @@ pub struct Checks {
 
 impl Checks {
     pub fn new(settings: &Settings, now_ms: u64) -> Checks {
-        let given = [(Kind::Startup, &settings.startup), (Kind::Readiness, &settings.readiness), (Kind::Liveness, &settings.liveness)];
+        let given = [
+            (Kind::Startup, &settings.startup),
+            (Kind::Readiness, &settings.readiness),
+            (Kind::Liveness, &settings.liveness),
+        ];
         let watches = given.into_iter().filter_map(|(kind, check)| {
             let check = check.clone()?;
             // A check that compares needs something to compare with: its first period passes first.
@@ -141,7 +145,8 @@ impl Agent {
     pub(super) fn run_checks(&mut self, now: u64) {
         let started_up = self.record.started_up;
         let Some(run) = &mut self.run else { return };
-        let needs_stats = run.health.watches.iter().any(|w| matches!(w.check.probe, Probe::Progress { .. }) && w.next_ms <= now);
+        let needs_stats =
+            run.health.watches.iter().any(|w| matches!(w.check.probe, Probe::Progress { .. }) && w.next_ms <= now);
         let stats = if needs_stats { self.cgroup().and_then(|c| c.stats().ok()) } else { None };
         let Some(run) = &mut self.run else { return };
         let since_start = now.saturating_sub(self.record.started_ms);
@@ -179,7 +184,12 @@ impl Agent {
                 shared: shared.clone(),
                 process: self.record.process.clone(),
                 pidfd,
-                cgroup: self.run.as_ref().and_then(|r| r.cgroup.as_ref()).and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
+                cgroup: self
+                    .run
+                    .as_ref()
+                    .and_then(|r| r.cgroup.as_ref())
+                    .and_then(|c| serde_json::to_vec(c).ok())
+                    .unwrap_or_default(),
                 plan: self.plan.as_ref().map(|(text, _)| text.clone()),
                 hostname: self.hostname(),
                 machine_id: self.machine_id(),
@@ -214,7 +224,9 @@ impl Agent {
                 self.commit(State::Running, event, "its startup check succeeded", None, Vec::new());
             }
             (Kind::Readiness, Verdict::Content) => self.commit(State::Running, "ready", "", None, Vec::new()),
-            (Kind::Readiness, Verdict::Discontent(said)) => self.commit(State::Running, "unready", &said, None, Vec::new()),
+            (Kind::Readiness, Verdict::Discontent(said)) => {
+                self.commit(State::Running, "unready", &said, None, Vec::new())
+            }
             (Kind::Liveness, Verdict::Content) => {}
             (Kind::Startup | Kind::Liveness, Verdict::Discontent(said)) => {
                 let detail = format!("its {} check failed: {said}", kind.name());
@@ -231,7 +243,17 @@ mod tests {
     fn watch(kind: Kind, failures: u32, successes: u32) -> Watch {
         let probe = Probe::Tcp { port: 1 };
         let check = Check { probe, period_ms: 10, timeout_ms: 10, initial_delay_ms: 0, failures, successes };
-        Watch { kind, check, next_ms: 0, in_flight: true, failures: 0, successes: 0, content: false, cpu_usec: None, io_bytes: None }
+        Watch {
+            kind,
+            check,
+            next_ms: 0,
+            in_flight: true,
+            failures: 0,
+            successes: 0,
+            content: false,
+            cpu_usec: None,
+            io_bytes: None,
+        }
     }
 
     #[test]

@@ -51,13 +51,20 @@ pub enum Verb {
 pub enum Command {
     Verb(Verb, Ticket),
     /// A check's answer, of the run in which it was asked.
-    Probed { run: u64, kind: health::Kind, result: Result<(), String> },
+    Probed {
+        run: u64,
+        kind: health::Kind,
+        result: Result<(), String>,
+    },
     /// Somebody wants in: what they need, after an idle agent was woken.
     Enter(oneshot::Sender<Result<Grant, Fault>>),
     /// Somebody wants to copy: the workspace, whether the agent runs or not.
     Workspace(oneshot::Sender<Result<Place, Fault>>),
     /// Journal an event that changes no state.
-    Note { kind: &'static str, detail: String },
+    Note {
+        kind: &'static str,
+        detail: String,
+    },
 }
 
 /// What an exec needs of a running agent. As long as it lives the agent is not idle.
@@ -92,12 +99,20 @@ impl Drop for Session {
 }
 
 impl Shared {
-    pub fn new(dir: PathBuf, spec: Arc<pb::AgentSpec>, settings: Settings, record: Record) -> (Arc<Shared>, mpsc::Receiver<Command>) {
+    pub fn new(
+        dir: PathBuf,
+        spec: Arc<pb::AgentSpec>,
+        settings: Settings,
+        record: Record,
+    ) -> (Arc<Shared>, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(64);
         let revision = watch::channel(record.rev).0;
         let id = record.id.clone();
         let record = Mutex::new(record);
-        (Arc::new(Shared { id, dir, spec, settings, record, revision, commands, sessions: AtomicU32::new(0) }), receiver)
+        (
+            Arc::new(Shared { id, dir, spec, settings, record, revision, commands, sessions: AtomicU32::new(0) }),
+            receiver,
+        )
     }
 
     pub fn record(&self) -> Record {
@@ -201,12 +216,26 @@ impl Agent {
 
     /// Moves the agent to `state` by the table, writes its record, tells its event. With `state` as it is: an event only.
     /// A disk that takes no record does not stop the agent's life; the next change writes it again.
-    pub(super) fn commit(&mut self, state: State, kind: &str, detail: &str, exit: Option<Exit>, requests: Vec<RequestNote>) {
+    pub(super) fn commit(
+        &mut self,
+        state: State,
+        kind: &str,
+        detail: &str,
+        exit: Option<Exit>,
+        requests: Vec<RequestNote>,
+    ) {
         let from = self.record.state;
-        assert!(from == state || from.may_become(state), "agent {}: no move from {} to {}", self.record.id, from.name(), state.name());
+        assert!(
+            from == state || from.may_become(state),
+            "agent {}: no move from {} to {}",
+            self.record.id,
+            from.name(),
+            state.name()
+        );
         self.record.state = state;
         self.record.rev += 1;
-        self.record.ready = state == State::Running && self.run.as_ref().is_some_and(|run| run.health.ready(self.record.started_up));
+        self.record.ready =
+            state == State::Running && self.run.as_ref().is_some_and(|run| run.health.ready(self.record.started_up));
         let mut event = Event {
             seq: 0,
             agent: self.record.id.clone(),
@@ -248,7 +277,8 @@ impl Agent {
     }
 
     pub(super) fn end_waiting(&mut self, what: Await, outcome: &Outcome) {
-        let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(|(_, a)| *a == what);
+        let (now, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|(_, a)| *a == what);
         self.waiting = later;
         for (ticket, _) in now {
             ticket.end(outcome.clone());

@@ -86,7 +86,12 @@ impl Agent {
     }
 
     /// Takes note of a run's beginning.
-    pub(super) fn began(&mut self, pidfd: Option<AsyncFd<OwnedFd>>, cgroup: Option<Handle>, before: agent_kernel::cgroup::Stats) {
+    pub(super) fn began(
+        &mut self,
+        pidfd: Option<AsyncFd<OwnedFd>>,
+        cgroup: Option<Handle>,
+        before: agent_kernel::cgroup::Stats,
+    ) {
         self.record.started_unix_ms = clock::unix_ms();
         self.record.started_ms = clock::boottime_ms();
         let now = clock::boottime_ms();
@@ -101,7 +106,11 @@ impl Agent {
         });
     }
 
-    async fn ask_to_launch(&self, plan: Arc<PlanText>, cgroup: Option<&Handle>) -> Result<(Process, OwnedFd, Vec<String>), CallError> {
+    async fn ask_to_launch(
+        &self,
+        plan: Arc<PlanText>,
+        cgroup: Option<&Handle>,
+    ) -> Result<(Process, OwnedFd, Vec<String>), CallError> {
         let spec = &self.shared.spec;
         let ask = LaunchAsk {
             agent: self.record.id.clone(),
@@ -193,12 +202,17 @@ impl Agent {
 
     pub(super) fn hostname(&self) -> String {
         // An id may have '_', a host name may not.
-        if self.shared.spec.hostname.is_empty() { self.record.id.replace('_', "-") } else { self.shared.spec.hostname.clone() }
+        if self.shared.spec.hostname.is_empty() {
+            self.record.id.replace('_', "-")
+        } else {
+            self.shared.spec.hostname.clone()
+        }
     }
 
     /// The same for all runs of the agent, and of no other agent.
     pub(super) fn machine_id(&self) -> String {
-        let of = |salt: &str| fingerprint(format!("{salt} {} {}", self.record.id, self.record.created_unix_ms).as_bytes());
+        let of =
+            |salt: &str| fingerprint(format!("{salt} {} {}", self.record.id, self.record.created_unix_ms).as_bytes());
         format!("{:016x}{:016x}", of("a"), of("b"))
     }
 

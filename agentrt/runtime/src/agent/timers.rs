@@ -41,7 +41,10 @@ impl Agent {
             State::Running => {
                 let run = self.run.as_ref()?;
                 let idle = (settings.idle_ms > 0).then(|| run.idle.looked_ms + idle_period(settings.idle_ms));
-                [ttl(), run.health.next_ms(self.record.started_up), idle, Some(run.next_look_ms)].into_iter().flatten().min()
+                [ttl(), run.health.next_ms(self.record.started_up), idle, Some(run.next_look_ms)]
+                    .into_iter()
+                    .flatten()
+                    .min()
             }
             _ => None,
         }
@@ -53,10 +56,8 @@ impl Agent {
         let outlived = ttl > 0 && self.record.active.used_ms() >= ttl;
         match self.record.state {
             State::Backoff | State::CrashLoop if outlived => self.expire_at_rest().await,
-            State::Backoff | State::CrashLoop => {
-                if self.record.next_start_ms.is_some_and(|at| at <= now) {
-                    self.start(None).await;
-                }
+            State::Backoff | State::CrashLoop if self.record.next_start_ms.is_some_and(|at| at <= now) => {
+                self.start(None).await;
             }
             State::Stopping => {
                 if let Some(ending) = &mut self.record.ending
@@ -102,7 +103,13 @@ impl Agent {
         }
         let new = self.note_limits(stats.as_ref());
         if !new.is_empty() {
-            self.commit(self.record.state, "limit-hit", &format!("it ran into its limits on {}", new.join(", ")), None, Vec::new());
+            self.commit(
+                self.record.state,
+                "limit-hit",
+                &format!("it ran into its limits on {}", new.join(", ")),
+                None,
+                Vec::new(),
+            );
         }
     }
 

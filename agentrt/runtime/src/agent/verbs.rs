@@ -13,7 +13,9 @@ impl Agent {
         let refuse = |why: &str| precondition(format!("agent {} {why}", self.record.id));
         match (verb, state) {
             (_, State::Deleting) => ticket.end(Outcome::Failed(refuse("is being deleted"))),
-            (Verb::Start, State::Created | State::Exited | State::Backoff | State::CrashLoop) => self.start(Some(ticket)).await,
+            (Verb::Start, State::Created | State::Exited | State::Backoff | State::CrashLoop) => {
+                self.start(Some(ticket)).await
+            }
             (Verb::Start, _) => ticket.end(Outcome::Failed(refuse(&format!("is {} already", state.name())))),
             (Verb::Stop { grace_ms }, _) => self.stop(grace_ms.unwrap_or(self.shared.settings.grace_ms), ticket).await,
             (Verb::Kill { signal: 0 | libc::SIGKILL }, _) => self.stop(0, ticket).await,
@@ -60,7 +62,8 @@ impl Agent {
             Ok(()) => self.done(),
             Err(fault) => Outcome::Failed(fault),
         };
-        if let Some(note) = ticket.note(Some(outcome.clone())).filter(|_| !matches!(&outcome, Outcome::Failed(f) if f.refused))
+        if let Some(note) =
+            ticket.note(Some(outcome.clone())).filter(|_| !matches!(&outcome, Outcome::Failed(f) if f.refused))
             && let Err(e) = self.context.journal.append_request(&note)
         {
             eprintln!("request {}: its end cannot be written: {e}", note.id);
@@ -145,7 +148,9 @@ impl Agent {
     pub(super) async fn resume(&mut self, detail: &str) -> Result<(), Fault> {
         let id = self.record.id.clone();
         if let Some(cgroup) = self.cgroup() {
-            blocking(move || cgroup.thaw()).await?.map_err(|e| precondition(format!("agent {id} cannot be resumed: {e}")))?;
+            blocking(move || cgroup.thaw())
+                .await?
+                .map_err(|e| precondition(format!("agent {id} cannot be resumed: {e}")))?;
         }
         self.record.active.run();
         self.record.pause_cause.clear();

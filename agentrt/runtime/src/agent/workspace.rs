@@ -13,7 +13,9 @@ impl Agent {
     pub(super) async fn place(&mut self) -> Result<Place, Fault> {
         let (text, plan) = self.load_plan()?;
         let id = self.record.id.clone();
-        let Some(wanted) = &plan.workspace else { return Err(precondition(format!("agent {id} has no workspace (policy: workspace)"))) };
+        let Some(wanted) = &plan.workspace else {
+            return Err(precondition(format!("agent {id} has no workspace (policy: workspace)")));
+        };
         let (hostname, machine_id, uid_slot) = (self.hostname(), self.machine_id(), self.record.uid_slot);
         let who = identity(uid_slot, &hostname, &machine_id);
         let owner = (who.outside(plan.uid), who.outside(plan.gid));

@@ -16,7 +16,10 @@ pub async fn connect(socket: &Path) -> Result<Client, String> {
     // The address is asked for and not used: the socket is the way.
     let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await;
     channel.map(RuntimeServiceClient::new).map_err(|_| {
-        format!("no daemon answers at {}: is it running (gpve-agentrt daemon), and is this the right --socket?", socket.display())
+        format!(
+            "no daemon answers at {}: is it running (gpve-agentrt daemon), and is this the right --socket?",
+            socket.display()
+        )
     })
 }
 

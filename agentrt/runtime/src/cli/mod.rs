@@ -2,6 +2,7 @@
 
 mod act;
 mod client;
+mod image;
 mod policy;
 mod run;
 mod serve;
@@ -35,7 +36,9 @@ enum Command {
     #[command(after_help = "Example:\n  gpve-agentrt daemon --root /var/lib/gpve-agentrt --allow-user 1000")]
     Daemon(serve::Daemon),
     /// Create an agent, start it, and follow its output
-    #[command(after_help = "Example:\n  gpve-agentrt run --policy agent.toml --memory 256M --restart on-failure -d -- /usr/bin/python3 agent.py")]
+    #[command(
+        after_help = "Example:\n  gpve-agentrt run --policy agent.toml --memory 256M --restart on-failure -d -- /usr/bin/python3 agent.py"
+    )]
     Run(run::Run),
     /// List agents
     #[command(after_help = "Example:\n  gpve-agentrt ps --json")]
@@ -70,6 +73,9 @@ enum Command {
     /// Let paused agents go on
     #[command(after_help = "Example:\n  gpve-agentrt resume my-agent")]
     Resume(act::Ids),
+    /// Images that agents' roots can be made of; needs no daemon
+    #[command(subcommand)]
+    Image(image::Image),
     /// Check and explain policies; needs no daemon
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -80,6 +86,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Daemon(args) => serve::daemon(args, cli.socket),
         Command::Policy(command) => policy::policy(command),
+        Command::Image(command) => image::image(command),
         command => talk(cli.socket, command),
     };
     match result {
@@ -118,7 +125,7 @@ impl Command {
             Command::Rm(args) => act::rm(&mut client, args).await,
             Command::Pause(args) => act::pause(&mut client, args).await,
             Command::Resume(args) => act::resume(&mut client, args).await,
-            Command::Daemon(_) | Command::Policy(_) => unreachable!("they do not talk to a daemon"),
+            Command::Daemon(_) | Command::Policy(_) | Command::Image(_) => unreachable!("they do not talk to a daemon"),
         }
     }
 }

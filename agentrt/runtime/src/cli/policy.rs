@@ -13,7 +13,9 @@ pub enum Policy {
     #[command(after_help = "Example:\n  gpve-agentrt policy check agent.toml")]
     Check(Check),
     /// Would it be allowed? Which layer denies it, and how to allow it
-    #[command(after_help = "Example:\n  gpve-agentrt policy explain agent.toml read /etc/passwd\n  gpve-agentrt policy explain agent.toml call ptrace")]
+    #[command(
+        after_help = "Example:\n  gpve-agentrt policy explain agent.toml read /etc/passwd\n  gpve-agentrt policy explain agent.toml call ptrace"
+    )]
     Explain(Explain),
 }
 

@@ -139,14 +139,17 @@ pub fn print_chunk(chunk: &pb::LogChunk) -> Result<(), String> {
     use pb::log_chunk::Stream;
     let written = match chunk.stream() {
         Stream::Stdout => std::io::stdout().write_all(&chunk.data).and_then(|()| std::io::stdout().flush()),
-        Stream::Runtime => std::io::stderr().write_all(b"gpve-agentrt: ").and_then(|()| std::io::stderr().write_all(&chunk.data)),
+        Stream::Runtime => {
+            std::io::stderr().write_all(b"gpve-agentrt: ").and_then(|()| std::io::stderr().write_all(&chunk.data))
+        }
         _ => std::io::stderr().write_all(&chunk.data),
     };
     written.map_err(|e| e.to_string())
 }
 
 pub async fn events(client: &mut Client, args: Events) -> Done {
-    let request = pb::EventsRequest { after: args.after, follow: args.follow, id: args.id.unwrap_or_default(), from_now: false };
+    let request =
+        pb::EventsRequest { after: args.after, follow: args.follow, id: args.id.unwrap_or_default(), from_now: false };
     let mut stream = client.events(request).await.map_err(said)?.into_inner();
     while let Some(event) = stream.message().await.map_err(said)? {
         if args.json {

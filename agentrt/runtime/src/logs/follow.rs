@@ -27,7 +27,10 @@ pub struct Subscription {
 
 impl Watcher {
     pub fn new() -> io::Result<Watcher> {
-        let fd = Arc::new(crate::ready::watch(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?, tokio::io::Interest::READABLE)?);
+        let fd = Arc::new(crate::ready::watch(
+            inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
+            tokio::io::Interest::READABLE,
+        )?);
         let watcher = Watcher { fd, watches: Arc::default() };
         tokio::spawn(watcher.clone().run());
         Ok(watcher)

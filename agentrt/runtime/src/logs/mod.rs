@@ -53,7 +53,9 @@ pub(crate) fn parse_frame_header(raw: &[u8]) -> Option<(usize, Stream, u64)> {
 pub(crate) fn read_header(fd: impl std::os::fd::AsFd) -> Option<u64> {
     let mut raw = [0u8; HEADER as usize];
     match rustix::io::pread(fd, &mut raw[..], 0) {
-        Ok(n) if n == raw.len() && raw[..8] == MAGIC.to_le_bytes() => Some(u64::from_le_bytes(raw[8..].try_into().expect("eight bytes"))),
+        Ok(n) if n == raw.len() && raw[..8] == MAGIC.to_le_bytes() => {
+            Some(u64::from_le_bytes(raw[8..].try_into().expect("eight bytes")))
+        }
         _ => None,
     }
 }

@@ -147,7 +147,17 @@ mod tests {
 
     fn open(dir: &Path) -> impl Fn(&str) -> OwnedFd + use<> {
         let dir = dir.to_owned();
-        move |name| OwnedFd::from(File::options().create(true).truncate(false).read(true).write(true).open(dir.join(name)).expect("a file"))
+        move |name| {
+            OwnedFd::from(
+                File::options()
+                    .create(true)
+                    .truncate(false)
+                    .read(true)
+                    .write(true)
+                    .open(dir.join(name))
+                    .expect("a file"),
+            )
+        }
     }
 
     fn writer(dir: &Path, max: u64, per_s: u64) -> Writer {
@@ -195,7 +205,8 @@ mod tests {
         for i in 0..100_000u32 {
             w.write(Stream::Stdout, format!("line {i:08}\n").as_bytes());
         }
-        let total: u64 = (0..SEGMENTS).map(|i| std::fs::metadata(dir.join(segment_name(i))).expect("there").len()).sum();
+        let total: u64 =
+            (0..SEGMENTS).map(|i| std::fs::metadata(dir.join(segment_name(i))).expect("there").len()).sum();
         assert!(total <= 400_000, "{total}");
         let reader = Reader::open(&dir).expect("opened").expect("there");
         let (data, _, forgotten) = all(&reader, 0);

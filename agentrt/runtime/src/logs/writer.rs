@@ -107,7 +107,8 @@ impl Writer {
     /// Says how much was dropped, if anything was. Called at the end too.
     pub fn note_drops(&mut self) {
         if self.dropped_since > 0 {
-            let note = format!("{} bytes dropped: written faster than {} bytes/s\n", self.dropped_since, self.rate.per_s);
+            let note =
+                format!("{} bytes dropped: written faster than {} bytes/s\n", self.dropped_since, self.rate.per_s);
             self.dropped_since = 0;
             self.append(Stream::Runtime, note.as_bytes());
         }

@@ -22,7 +22,10 @@ use tonic::{Response, Status, Streaming};
 /// Bytes of one message of CopyOut.
 const CHUNK: usize = 256 * 1024;
 
-pub async fn copy_in(context: Arc<Context>, mut input: Streaming<pb::CopyInRequest>) -> Result<Response<pb::CopyInReply>, Status> {
+pub async fn copy_in(
+    context: Arc<Context>,
+    mut input: Streaming<pb::CopyInRequest>,
+) -> Result<Response<pb::CopyInReply>, Status> {
     let begin = match input.next().await {
         Some(Ok(pb::CopyInRequest { message: Some(In::Begin(begin)) })) => begin,
         _ => return Err(Status::invalid_argument("copy-in: the first message must say where to")),
@@ -35,8 +38,12 @@ pub async fn copy_in(context: Arc<Context>, mut input: Streaming<pb::CopyInReque
                 Err(fault) => Outcome::Failed(fault),
             };
             // A copy that failed half way is done again by the same request: what is there already is replaced.
-            if let Some(note) = ticket.note(Some(outcome.clone())).filter(|_| matches!(outcome, Outcome::Copied { .. })) {
-                context.journal.append_request(&note).map_err(|e| Status::internal(format!("the journal cannot be written: {e}")))?;
+            if let Some(note) = ticket.note(Some(outcome.clone())).filter(|_| matches!(outcome, Outcome::Copied { .. }))
+            {
+                context
+                    .journal
+                    .append_request(&note)
+                    .map_err(|e| Status::internal(format!("the journal cannot be written: {e}")))?;
             }
             ticket.end(outcome.clone());
             outcome
@@ -79,18 +86,25 @@ async fn unpack(
     copied?.map_err(|e| failed_in(&agent.id, &format!("copy-in: {e}")))
 }
 
-pub async fn copy_out(context: Arc<Context>, request: pb::CopyOutRequest) -> Result<Response<Replies<pb::CopyOutChunk>>, Status> {
+pub async fn copy_out(
+    context: Arc<Context>,
+    request: pb::CopyOutRequest,
+) -> Result<Response<Replies<pb::CopyOutChunk>>, Status> {
     let agent = context.agent(&request.id)?;
-    let permit = context.copies.clone().try_acquire_owned().map_err(|_| exhausted("too many copies go on at once; ask again"))?;
+    let permit = context
+        .copies
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| exhausted("too many copies go on at once; ask again"))?;
     let place = place(&agent).await?;
     let path = inside(&place, &request.path)?;
     let (tx, rx) = mpsc::channel(8);
     tokio::task::spawn_blocking(move || {
         let mut sink = Sink { tx: tx.clone(), chunk: Vec::with_capacity(CHUNK) };
         let copied = copy::copy_out(place.directory.as_fd(), &path, &mut sink, &Limits::default());
-        let end = copied.map_err(|e| failed_in(&agent.id, &format!("copy-out: {e}"))).and_then(|_| {
-            sink.flush().map_err(|e| precondition(e.to_string()))
-        });
+        let end = copied
+            .map_err(|e| failed_in(&agent.id, &format!("copy-out: {e}")))
+            .and_then(|_| sink.flush().map_err(|e| precondition(e.to_string())));
         if let Err(fault) = end {
             let _ = tx.blocking_send(Err(fault.into()));
         }
@@ -107,7 +121,9 @@ async fn place(agent: &Arc<Shared>) -> Result<Place, Fault> {
 
 fn inside(place: &Place, path: &str) -> Result<PathBuf, Fault> {
     if path.starts_with('/') || path.split('/').any(|part| part == "..") || path.contains('\0') {
-        return Err(invalid(format!("path: {path:?} is not beneath the workspace; give a relative path without \"..\"")));
+        return Err(invalid(format!(
+            "path: {path:?} is not beneath the workspace; give a relative path without \"..\""
+        )));
     }
     let clean: PathBuf = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     Ok(PathBuf::from(place.prefix).join(clean))

@@ -2,11 +2,12 @@
 
 use crate::agent::{Agent, Shared, blocking};
 use crate::context::Context;
-use crate::fault::{Fault, exists, internal, invalid};
+use crate::fault::{Fault, exists, internal, invalid, precondition};
+use crate::spawner::launch::{image_of, images};
 use crate::state::State;
 use crate::store::record::{Event, Record, RequestNote};
-use crate::store::requests::{Outcome, Ticket};
 use crate::store::replace;
+use crate::store::requests::{Outcome, Ticket};
 use crate::{clock, pb, random, spec};
 use agent_kernel::Level;
 use std::fs::{DirBuilder, File};
@@ -23,15 +24,22 @@ pub async fn create(context: Arc<Context>, request: pb::CreateRequest, ticket: T
     ticket.end(outcome);
 }
 
-async fn try_create(context: &Arc<Context>, request: pb::CreateRequest, note: impl FnOnce(Outcome) -> Option<RequestNote>) -> Result<String, Fault> {
+async fn try_create(
+    context: &Arc<Context>,
+    request: pb::CreateRequest,
+    note: impl FnOnce(Outcome) -> Option<RequestNote>,
+) -> Result<String, Fault> {
     let spec = request.spec.ok_or_else(|| invalid("spec: it is missing"))?;
     let id = if request.id.is_empty() { random::id() } else { request.id };
     spec::check_id(&id)?;
     let settings = spec::settings(&spec)?;
     let (_, plan) = context.plans.compile(&spec, &context.host)?;
     if plan.level == Level::L1 {
-        return Err(invalid("policy: level: L1 has no sandbox that could be stopped, paused or entered; the runtime runs L2 and L3"));
+        return Err(invalid(
+            "policy: level: L1 has no sandbox that could be stopped, paused or entered; the runtime runs L2 and L3",
+        ));
     }
+    image_of(&images(&context.root), &plan).map_err(|e| precondition(format!("policy: {e}")))?;
     let limits = super::checked_limits(spec.limits, &plan)?;
     reserve(context, &id)?;
     let slot = context.take_slot();
@@ -70,7 +78,12 @@ fn reserve(context: &Context, id: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-async fn store(context: &Arc<Context>, mut record: Record, spec: pb::AgentSpec, settings: spec::Settings) -> Result<(), Fault> {
+async fn store(
+    context: &Arc<Context>,
+    mut record: Record,
+    spec: pb::AgentSpec,
+    settings: spec::Settings,
+) -> Result<(), Fault> {
     let dir = context.agent_dir(&record.id);
     let spec_text = serde_json::to_vec(&spec).map_err(|e| internal(format!("spec: {e}")))?;
     let (path, written) = (dir.clone(), record.clone());

@@ -13,14 +13,17 @@ pub fn events(context: Arc<Context>, request: pb::EventsRequest) -> Result<Respo
     let after = if request.from_now { context.journal.last() } else { request.after };
     let gone = |context: &Context| {
         let first = context.journal.first();
-        Status::out_of_range(format!("events after {after} are not kept any more: the oldest kept is {first}; list the agents and go on from there"))
+        Status::out_of_range(format!(
+            "events after {after} are not kept any more: the oldest kept is {first}; list the agents and go on from there"
+        ))
     };
     if after > context.journal.last() {
         let newest = context.journal.last();
         return Err(Status::out_of_range(format!("there is no event {after} yet: the newest is {newest}")));
     }
     let after = if request.after == 0 && !request.from_now { context.journal.first() - 1 } else { after };
-    let mut cursor = context.journal.after(after).map_err(|e| Status::internal(e.to_string()))?.ok_or_else(|| gone(&context))?;
+    let mut cursor =
+        context.journal.after(after).map_err(|e| Status::internal(e.to_string()))?.ok_or_else(|| gone(&context))?;
     let (tx, rx) = mpsc::channel(64);
     tokio::spawn(async move {
         loop {
@@ -29,7 +32,8 @@ pub fn events(context: Arc<Context>, request: pb::EventsRequest) -> Result<Respo
                 Ok(events) => events,
                 Err(e) => {
                     // Its segment was removed beneath it.
-                    let _ = tx.send(Err(Status::out_of_range(format!("the reader fell behind what is kept: {e}")))).await;
+                    let _ =
+                        tx.send(Err(Status::out_of_range(format!("the reader fell behind what is kept: {e}")))).await;
                     return;
                 }
             };

@@ -27,7 +27,10 @@ type Reply = Result<pb::ExecReply, Status>;
 /// How long output is still read after the program ended: others may hold its pipes open for ever.
 const DRAIN_MS: u64 = 500;
 
-pub async fn exec(context: Arc<Context>, mut input: Streaming<pb::ExecRequest>) -> Result<Response<Replies<pb::ExecReply>>, Status> {
+pub async fn exec(
+    context: Arc<Context>,
+    mut input: Streaming<pb::ExecRequest>,
+) -> Result<Response<Replies<pb::ExecReply>>, Status> {
     let begin = match input.next().await {
         Some(Ok(pb::ExecRequest { message: Some(In::Begin(begin)) })) => begin,
         _ => return Err(Status::invalid_argument("exec: the first message must say what to run, and where")),
@@ -92,7 +95,10 @@ async fn begin_run(context: &Arc<Context>, begin: &Begin, ticket: &Ticket) -> Re
     let (stderr_write, stderr) = pipe::pipe().map_err(io)?;
     // Written down before it runs: a daemon that dies now must not run it again.
     if let Some(note) = ticket.note(None) {
-        context.journal.append_request(&note).map_err(|e| crate::fault::internal(format!("the journal cannot be written: {e}")))?;
+        context
+            .journal
+            .append_request(&note)
+            .map_err(|e| crate::fault::internal(format!("the journal cannot be written: {e}")))?;
     }
     let mut env = agent.spec.env.clone();
     env.extend(begin.env.clone());
@@ -109,7 +115,8 @@ async fn begin_run(context: &Arc<Context>, begin: &Begin, ticket: &Ticket) -> Re
         cgroup: grant.cgroup.clone(),
         tty: begin.tty,
     };
-    let stdio = [stdin_read, stdout_write.into_blocking_fd().map_err(io)?, stderr_write.into_blocking_fd().map_err(io)?];
+    let stdio =
+        [stdin_read, stdout_write.into_blocking_fd().map_err(io)?, stderr_write.into_blocking_fd().map_err(io)?];
     let child = spawn(context, &agent.id, plan, stdio).await?;
     let _ = agent.send(Command::Note { kind: "exec", detail: begin.argv.join(" ") }).await;
     let timeout = (begin.timeout_ms > 0).then(|| Duration::from_millis(begin.timeout_ms));
@@ -117,7 +124,13 @@ async fn begin_run(context: &Arc<Context>, begin: &Begin, ticket: &Ticket) -> Re
 }
 
 /// Carries streams until the program has ended. A caller who hangs up takes the program with him.
-async fn carry(context: Arc<Context>, run: Run, ticket: Ticket, input: Streaming<pb::ExecRequest>, tx: mpsc::Sender<Reply>) {
+async fn carry(
+    context: Arc<Context>,
+    run: Run,
+    ticket: Ticket,
+    input: Streaming<pb::ExecRequest>,
+    tx: mpsc::Sender<Reply>,
+) {
     let Run { child, stdin, stdout, stderr, timeout, grant } = run;
     let child = Arc::new(child);
     let _ = tx.send(Ok(pb::ExecReply { message: Some(Out::Started(child.pid)) })).await;

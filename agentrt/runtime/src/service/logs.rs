@@ -58,7 +58,12 @@ fn chunk(frame: Frame) -> pb::LogChunk {
 
 fn forgotten(batch: &Batch) -> pb::LogChunk {
     let note = format!("{} bytes forgotten: the log is bounded\n", batch.forgotten);
-    pb::LogChunk { stream: PbStream::Runtime as i32, data: note.into_bytes(), at_unix_ms: crate::clock::unix_ms(), next: batch.next }
+    pb::LogChunk {
+        stream: PbStream::Runtime as i32,
+        data: note.into_bytes(),
+        at_unix_ms: crate::clock::unix_ms(),
+        next: batch.next,
+    }
 }
 
 /// Reads an agent's log, and waits for more.
@@ -77,7 +82,8 @@ impl Follower {
 
     fn open(&mut self) -> Result<Option<&Reader>, Fault> {
         if self.reader.is_none() {
-            self.reader = Reader::open(&self.agent.dir).map_err(|e| internal(format!("agent {}: its log: {e}", self.agent.id)))?;
+            self.reader = Reader::open(&self.agent.dir)
+                .map_err(|e| internal(format!("agent {}: its log: {e}", self.agent.id)))?;
         }
         Ok(self.reader.as_ref())
     }
@@ -127,7 +133,10 @@ impl Follower {
     }
 }
 
-pub async fn attach(context: Arc<Context>, mut input: Streaming<pb::AttachRequest>) -> Result<Response<Replies<pb::AttachReply>>, Status> {
+pub async fn attach(
+    context: Arc<Context>,
+    mut input: Streaming<pb::AttachRequest>,
+) -> Result<Response<Replies<pb::AttachReply>>, Status> {
     use pb::attach_request::Message as In;
     let begin = match input.next().await {
         Some(Ok(pb::AttachRequest { message: Some(In::Begin(begin)) })) => begin,
@@ -158,13 +167,20 @@ pub(super) async fn enter(agent: &Arc<Shared>) -> Result<Grant, Fault> {
     rx.await.map_err(|_| precondition(format!("agent {} was deleted meanwhile", agent.id)))?
 }
 
-async fn feed(agent: Arc<Shared>, stdin: Option<pipe::Sender>, mut input: Streaming<pb::AttachRequest>, tx: mpsc::Sender<Result<pb::AttachReply, Status>>) {
+async fn feed(
+    agent: Arc<Shared>,
+    stdin: Option<pipe::Sender>,
+    mut input: Streaming<pb::AttachRequest>,
+    tx: mpsc::Sender<Result<pb::AttachReply, Status>>,
+) {
     use pb::attach_request::Message as In;
     let mut stdin = stdin;
     while let Some(Ok(message)) = input.next().await {
         let Some(In::Stdin(data)) = message.message else { continue };
         let written = match &mut stdin {
-            Some(pipe) => pipe.write_all(&data).await.map_err(|e| failed_in(&agent.id, &format!("its standard input: {e}"))),
+            Some(pipe) => {
+                pipe.write_all(&data).await.map_err(|e| failed_in(&agent.id, &format!("its standard input: {e}")))
+            }
             None => Err(precondition(format!("agent {} was created without a standard input (spec.stdin)", agent.id))),
         };
         if let Err(fault) = written {
@@ -174,7 +190,12 @@ async fn feed(agent: Arc<Shared>, stdin: Option<pipe::Sender>, mut input: Stream
 }
 
 /// Output until this run ends, then how it ended.
-async fn show(agent: Arc<Shared>, grant: Grant, mut follower: Follower, tx: mpsc::Sender<Result<pb::AttachReply, Status>>) {
+async fn show(
+    agent: Arc<Shared>,
+    grant: Grant,
+    mut follower: Follower,
+    tx: mpsc::Sender<Result<pb::AttachReply, Status>>,
+) {
     use pb::attach_reply::Message as Out;
     let mut changes = agent.watch();
     let over = |agent: &Shared| {

@@ -58,7 +58,14 @@ impl Service {
         }
     }
 
-    async fn verb_reply(&self, request_id: &str, name: &str, body: u64, id: &str, verb: Verb) -> Result<Response<pb::AgentReply>, Status> {
+    async fn verb_reply(
+        &self,
+        request_id: &str,
+        name: &str,
+        body: u64,
+        id: &str,
+        verb: Verb,
+    ) -> Result<Response<pb::AgentReply>, Status> {
         self.verb(request_id, name, body, id, verb).await?;
         self.reply(id)
     }
@@ -142,7 +149,10 @@ impl RuntimeService for Service {
         exec::exec(self.context.clone(), request.into_inner()).await
     }
 
-    async fn attach(&self, request: Request<Streaming<pb::AttachRequest>>) -> Result<Response<Self::AttachStream>, Status> {
+    async fn attach(
+        &self,
+        request: Request<Streaming<pb::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
         logs::attach(self.context.clone(), request.into_inner()).await
     }
 
@@ -164,7 +174,10 @@ impl RuntimeService for Service {
                     return Ok(());
                 }
                 if record.state.at_rest() && r.until_ready && record.state == State::Exited {
-                    return Err(crate::fault::precondition(format!("agent {} has ended before it was ready", agent.id)));
+                    return Err(crate::fault::precondition(format!(
+                        "agent {} has ended before it was ready",
+                        agent.id
+                    )));
                 }
                 if changes.changed().await.is_err() || self.context.agent(&agent.id).is_err() {
                     return Err(crate::fault::not_found(format!("agent {} was deleted meanwhile", agent.id)));
@@ -173,7 +186,12 @@ impl RuntimeService for Service {
         };
         if r.timeout_ms > 0 {
             let limit = Duration::from_millis(r.timeout_ms);
-            let late = || Status::new(Code::DeadlineExceeded, format!("agent {} is {} after {} ms", r.id, agent.state().name(), r.timeout_ms));
+            let late = || {
+                Status::new(
+                    Code::DeadlineExceeded,
+                    format!("agent {} is {} after {} ms", r.id, agent.state().name(), r.timeout_ms),
+                )
+            };
             tokio::time::timeout(limit, reached).await.map_err(|_| late())??;
         } else {
             reached.await?;
@@ -203,7 +221,10 @@ impl RuntimeService for Service {
         logs::logs(self.context.clone(), request.into_inner()).await
     }
 
-    async fn copy_in(&self, request: Request<Streaming<pb::CopyInRequest>>) -> Result<Response<pb::CopyInReply>, Status> {
+    async fn copy_in(
+        &self,
+        request: Request<Streaming<pb::CopyInRequest>>,
+    ) -> Result<Response<pb::CopyInReply>, Status> {
         copy::copy_in(self.context.clone(), request.into_inner()).await
     }
 

@@ -96,7 +96,11 @@ pub fn agent(agent: &Shared, full: bool) -> pb::Agent {
         labels: agent.spec.labels.clone(),
         argv: agent.spec.argv.clone(),
         revision: record.rev,
-        limits: Some(pb::Limits { memory_bytes: record.limits.memory_bytes, cpu_milli: record.limits.cpu_milli, pids: record.limits.pids }),
+        limits: Some(pb::Limits {
+            memory_bytes: record.limits.memory_bytes,
+            cpu_milli: record.limits.cpu_milli,
+            pids: record.limits.pids,
+        }),
         id: record.id,
     }
 }
@@ -142,15 +146,29 @@ fn one(context: &Context, agent: &Shared) -> pb::Stats {
         io_read_bytes: used.read_bytes.unwrap_or(0),
         io_write_bytes: used.written_bytes.unwrap_or(0),
         oom_kills: used.oom_kills.unwrap_or(0),
-        limit_hits: hits.into_iter().filter(|(_, n)| *n > 0).map(|(k, n)| (k.to_owned(), n)).collect::<BTreeMap<_, _>>(),
+        limit_hits: hits
+            .into_iter()
+            .filter(|(_, n)| *n > 0)
+            .map(|(k, n)| (k.to_owned(), n))
+            .collect::<BTreeMap<_, _>>(),
         log_bytes: log.written,
         log_dropped_bytes: log.dropped,
         heartbeats: beats.count,
+        denials: denials(agent),
     }
 }
 
+fn denials(agent: &Shared) -> BTreeMap<String, u64> {
+    let counts = std::fs::read(agent.dir.join("denials")).unwrap_or_default();
+    agent_kernel::report::denials_by_name(&counts)
+        .into_iter()
+        .map(|(name, count)| (name.to_string(), count.into()))
+        .collect()
+}
+
 fn resident_bytes() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok().and_then(|s| s.split_whitespace().nth(1)?.parse::<u64>().ok());
+    let pages =
+        std::fs::read_to_string("/proc/self/statm").ok().and_then(|s| s.split_whitespace().nth(1)?.parse::<u64>().ok());
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
@@ -162,7 +180,9 @@ pub fn info(context: &Context) -> pb::InfoReply {
         format!("denials told: {}", host.notify),
         format!("cgroups: {}", host.cgroups.kind()),
     ];
-    enforceable.extend(host.cgroups.places.iter().map(|(c, p)| format!("cgroup {c:?}: {:?} at {}", p.version, p.own.display())));
+    enforceable.extend(
+        host.cgroups.places.iter().map(|(c, p)| format!("cgroup {c:?}: {:?} at {}", p.version, p.own.display())),
+    );
     pb::InfoReply {
         version: env!("CARGO_PKG_VERSION").into(),
         boot_id: clock::boot_id().into(),

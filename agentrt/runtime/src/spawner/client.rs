@@ -181,7 +181,11 @@ async fn answered(link: &Link, pending: &mut Pending, token: u64, body: Answer, 
     let called = match body {
         Answer::UnknownPlan => {
             if let (Some(plan), Some((ask, beside))) = (&plan, again) {
-                link.send(&Request { token: u64::MAX, body: Ask::Plan { key: plan.key, json: plan.json.clone() } }, &[]).await?;
+                link.send(
+                    &Request { token: u64::MAX, body: Ask::Plan { key: plan.key, json: plan.json.clone() } },
+                    &[],
+                )
+                .await?;
                 let request = Request { token, body: ask };
                 link.send(&request, &beside).await?;
                 pending.insert(token, (done, None, None));
@@ -209,7 +213,10 @@ async fn open(config: &Config) -> Result<Link, String> {
             dial(&path).map_err(|e| format!("spawner: {} does not answer: {e}", path.display()))?
         }
     };
-    let link = Link { socket: crate::ready::watch(socket, tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE).map_err(|e| format!("spawner: {e}"))? };
+    let link = Link {
+        socket: crate::ready::watch(socket, tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE)
+            .map_err(|e| format!("spawner: {e}"))?,
+    };
     let mut buffer = vec![0u8; MOST_BYTES];
     let hello = async {
         link.send(&Request { token: 1, body: Ask::Hello { version: VERSION } }, &[]).await?;
@@ -240,7 +247,12 @@ fn dial(path: &Path) -> io::Result<OwnedFd> {
 fn start_process(root: &Path, index: u32, program: &OwnedFd) -> Result<(), String> {
     // The one before must be dead: it might still be in the middle of a launch.
     let lock = server::lock_path(root, index);
-    let held = File::options().create(true).truncate(false).write(true).open(&lock).map_err(|e| format!("{}: {e}", lock.display()))?;
+    let held = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock)
+        .map_err(|e| format!("{}: {e}", lock.display()))?;
     flock(&held, FlockOperation::LockExclusive).map_err(|e| format!("{}: {e}", lock.display()))?;
     drop(held);
     let log = root.join(format!("spawner-{index}.log"));

@@ -51,7 +51,12 @@ impl AgentHooks {
             Ok(0) => self.heartbeat = None,
             Ok(n) => {
                 self.beats += n as u64;
-                let beat = status::Heartbeat { run: self.run, count: self.beats, boottime_ms: clock::boottime_ms(), _spare: 0 };
+                let beat = status::Heartbeat {
+                    run: self.run,
+                    count: self.beats,
+                    boottime_ms: clock::boottime_ms(),
+                    _spare: 0,
+                };
                 let _ = beat.write(&self.status);
             }
             Err(_) => {}
@@ -63,7 +68,9 @@ impl Hooks for AgentHooks {
     fn keep(&self) -> Vec<RawFd> {
         let mut fds = self.log_fds.clone();
         fds.push(self.status.as_raw_fd());
-        fds.extend([&self.stdout, &self.stderr, &self.heartbeat, &self.stdin].into_iter().flatten().map(AsRawFd::as_raw_fd));
+        fds.extend(
+            [&self.stdout, &self.stderr, &self.heartbeat, &self.stdin].into_iter().flatten().map(AsRawFd::as_raw_fd),
+        );
         fds
     }
 
@@ -74,7 +81,9 @@ impl Hooks for AgentHooks {
     }
 
     fn ready(&mut self, polls: &[libc::pollfd]) {
-        let ready = |fd: &Option<OwnedFd>| fd.as_ref().is_some_and(|fd| polls.iter().any(|p| p.fd == fd.as_raw_fd() && p.revents != 0));
+        let ready = |fd: &Option<OwnedFd>| {
+            fd.as_ref().is_some_and(|fd| polls.iter().any(|p| p.fd == fd.as_raw_fd() && p.revents != 0))
+        };
         let (out, err, beat) = (ready(&self.stdout), ready(&self.stderr), ready(&self.heartbeat));
         if out && matches!(self.pump(Stream::Stdout), Pumped::Closed) {
             self.stdout = None;
@@ -97,7 +106,8 @@ impl Hooks for AgentHooks {
         }
         self.log.note_drops();
         let wait_status = record.signal.unwrap_or_else(|| record.code.unwrap_or(0) << 8);
-        let ended = status::Ended { run: self.run, wait_status: wait_status as u64, boottime_ms: clock::boottime_ms(), set: 1 };
+        let ended =
+            status::Ended { run: self.run, wait_status: wait_status as u64, boottime_ms: clock::boottime_ms(), set: 1 };
         let _ = ended.write(&self.status);
     }
 }

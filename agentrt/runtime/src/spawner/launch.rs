@@ -4,7 +4,10 @@ use super::init::AgentHooks;
 use super::protocol::{Answer, ExecAsk, LaunchAsk};
 use crate::logs::{CHUNK, SEGMENTS, segment_name, writer::Writer};
 use crate::{process, status};
+use agent_kernel::archive::Limits;
 use agent_kernel::cgroup::{Cgroup, Handle};
+use agent_kernel::image::{Digest, Store};
+use agent_kernel::policy::Root;
 use agent_kernel::{Host, Identity, Launch, Launched, Plan, Prepared, Workspace, launch, launch_into};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -15,7 +18,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Prepared plans that are kept; the least recently used goes.
 const KEPT_PLANS: usize = 64;
@@ -27,8 +30,9 @@ pub const MOST_SLOTS: u32 = 0x5000;
 /// The descriptor on which an agent's program sends heartbeats.
 const HEARTBEAT_FD: i32 = 3;
 
-#[derive(Default)]
 pub struct Sandboxes {
+    /// Where images are unpacked, by digest.
+    images: PathBuf,
     host: Option<Host>,
     plans: HashMap<u64, (Prepared, u64)>,
     used: u64,
@@ -44,8 +48,8 @@ struct Born {
 }
 
 impl Sandboxes {
-    pub fn new() -> Sandboxes {
-        Sandboxes::default()
+    pub fn new(root: &Path) -> Sandboxes {
+        Sandboxes { images: images(root), host: None, plans: HashMap::new(), used: 0, workspaces: HashMap::new() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -63,7 +67,8 @@ impl Sandboxes {
     pub fn define(&mut self, key: u64, json: &[u8]) -> Result<(), String> {
         let plan: Plan = serde_json::from_slice(json).map_err(|e| format!("the sandbox's plan cannot be read: {e}"))?;
         let host = self.host().clone();
-        let prepared = Prepared::new(&plan, &host, None).map_err(|e| e.to_string())?;
+        let image = image_of(&self.images, &plan)?;
+        let prepared = Prepared::new(&plan, &host, image.as_deref()).map_err(|e| e.to_string())?;
         if self.plans.len() >= KEPT_PLANS
             && let Some(oldest) = self.plans.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key)
         {
@@ -105,7 +110,11 @@ impl Sandboxes {
         wanted.argv = ask.argv.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?;
         wanted.env = env;
         wanted.cwd = if ask.cwd.is_empty() { None } else { Some(c_string(&ask.cwd)?) };
-        wanted.stdio = [files.stdin_read.as_ref().map(AsRawFd::as_raw_fd), Some(files.stdout.as_raw_fd()), Some(files.stderr.as_raw_fd())];
+        wanted.stdio = [
+            files.stdin_read.as_ref().map(AsRawFd::as_raw_fd),
+            Some(files.stdout.as_raw_fd()),
+            Some(files.stderr.as_raw_fd()),
+        ];
         wanted.pass = pass;
         wanted.workspace = self.workspaces.get(&ask.agent);
         wanted.cgroup = cgroup.as_ref();
@@ -116,7 +125,8 @@ impl Sandboxes {
         // Written down before anything of the agent runs: from then on a new daemon finds it, whoever dies.
         let mut record = |pid: i32, _: BorrowedFd<'_>| {
             let (start_ticks, _) = process::start_ticks(pid).ok_or_else(|| io::Error::other("it is not in /proc"))?;
-            let launched = status::Launched { run: ask.run, pid: pid as u64, start_ticks, spawner: u64::from(std::process::id()) };
+            let launched =
+                status::Launched { run: ask.run, pid: pid as u64, start_ticks, spawner: u64::from(std::process::id()) };
             launched.write(&status)
         };
         wanted.on_cloned = Some(&mut record);
@@ -174,7 +184,8 @@ impl Sandboxes {
         let say = |what: &str, e: rustix::io::Errno| format!("the agent's network cannot be reached: {what}: {e}");
         let home = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
         move_into_thread_name_spaces(pidfd.as_fd(), ThreadNameSpaceType::NETWORK).map_err(|e| say("setns", e))?;
-        let made = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None);
+        let made =
+            socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None);
         if let Err(e) = move_into_thread_name_spaces(home.as_fd(), ThreadNameSpaceType::NETWORK) {
             // To go on in an agent's network would be worse than to end: the daemon starts another spawner.
             eprintln!("spawner: it cannot come back from an agent's network: {e}");
@@ -189,7 +200,10 @@ impl Sandboxes {
             return (Answer::UnknownPlan, Vec::new());
         }
         let top = self.make_workspace(agent, plan, identity).and_then(|()| {
-            let workspace = self.workspaces.get(agent).ok_or_else(|| format!("agent {agent} has no workspace while it does not run"))?;
+            let workspace = self
+                .workspaces
+                .get(agent)
+                .ok_or_else(|| format!("agent {agent} has no workspace while it does not run"))?;
             workspace.top().try_clone_to_owned().map_err(|e| format!("the workspace of agent {agent}: {e}"))
         });
         match top {
@@ -203,6 +217,22 @@ impl Sandboxes {
     }
 }
 
+/// The directory of a daemon's images.
+pub fn images(root: &Path) -> PathBuf {
+    root.join("images")
+}
+
+/// Where the image of a plan was unpacked, if its root is one.
+pub fn image_of(images: &Path, plan: &Plan) -> Result<Option<PathBuf>, String> {
+    let Root::Image(text) = &plan.root else { return Ok(None) };
+    let digest = Digest::parse(text)?;
+    let store = Store::open(images, Limits::default()).map_err(|e| e.to_string())?;
+    let found = store.root(&digest);
+    let missing =
+        || format!("root.image: {text} is not in {}; import it first (gpve-agentrt image import)", images.display());
+    found.map(Some).ok_or_else(missing)
+}
+
 pub fn identity(slot: u32, hostname: &str, machine_id: &str) -> Identity {
     Identity::new(FIRST_ID + slot % MOST_SLOTS * IDS, IDS, hostname, machine_id)
 }
@@ -210,7 +240,10 @@ pub fn identity(slot: u32, hostname: &str, machine_id: &str) -> Identity {
 fn born(launched: Launched) -> Result<Born, String> {
     // The process is our child and not reaped: its pid is its own.
     let (start_ticks, _) = process::start_ticks(launched.pid).ok_or("the agent's process cannot be found in /proc")?;
-    let layers = launched.applied.layers.iter().map(|(layer, what)| if what.is_empty() { format!("{layer}: none kept") } else { format!("{layer}: {what}") });
+    let layers =
+        launched.applied.layers.iter().map(|(layer, what)| {
+            if what.is_empty() { format!("{layer}: none kept") } else { format!("{layer}: {what}") }
+        });
     let missing = launched.applied.missing.iter().map(|m| format!("not applied: {:?}: {}", m.layer, m.why));
     Ok(Born { pid: launched.pid, start_ticks, enforced: layers.chain(missing).collect(), pidfd: launched.pidfd })
 }
@@ -219,7 +252,8 @@ fn open_cgroup(handle: &[u8]) -> Result<Option<Cgroup>, String> {
     if handle.is_empty() {
         return Ok(None);
     }
-    let handle: Handle = serde_json::from_slice(handle).map_err(|e| format!("the cgroup's handle cannot be read: {e}"))?;
+    let handle: Handle =
+        serde_json::from_slice(handle).map_err(|e| format!("the cgroup's handle cannot be read: {e}"))?;
     Cgroup::open(&handle).map(Some).map_err(|e| e.to_string())
 }
 

@@ -15,18 +15,31 @@ pub struct Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Ask {
-    Hello { version: u32 },
+    Hello {
+        version: u32,
+    },
     /// A compiled policy (as JSON), by its fingerprint.
-    Plan { key: u64, json: Vec<u8> },
+    Plan {
+        key: u64,
+        json: Vec<u8>,
+    },
     Launch(Box<LaunchAsk>),
     /// Descriptors: pidfd of init, then stdin, stdout, stderr.
     Exec(Box<ExecAsk>),
     /// Descriptor: pidfd of init. Answers with a TCP socket in the agent's network namespace.
     Socket,
     /// Answers with a descriptor of the top of the workspace of an agent that does not run; made when there is none yet.
-    Workspace { agent: String, plan: u64, hostname: String, machine_id: String, uid_slot: u32 },
+    Workspace {
+        agent: String,
+        plan: u64,
+        hostname: String,
+        machine_id: String,
+        uid_slot: u32,
+    },
     /// The agent is deleted: its workspace goes.
-    Forget { agent: String },
+    Forget {
+        agent: String,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -75,12 +88,22 @@ pub struct Reply {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
-    Hello { version: u32, pid: i32, workspaces: u32 },
+    Hello {
+        version: u32,
+        pid: i32,
+        workspaces: u32,
+    },
     Done,
     /// Beside it the pidfd.
-    Launched { pid: i32, start_ticks: u64, enforced: Vec<String> },
+    Launched {
+        pid: i32,
+        start_ticks: u64,
+        enforced: Vec<String>,
+    },
     /// Beside it a pidfd, and a pipe on which its supervisor tells how it ended.
-    Started { pid: i32 },
+    Started {
+        pid: i32,
+    },
     /// A descriptor comes with it.
     Descriptor,
     /// The plan of that key is not known (any more): send it, then ask again.

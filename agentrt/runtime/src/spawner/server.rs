@@ -36,14 +36,25 @@ struct Server {
 pub fn run(root: &Path, index: u32, ready: impl FnOnce()) -> Result<(), String> {
     let say = |what: &str, path: &Path, e: io::Error| format!("spawner: {what} {}: {e}", path.display());
     let lock = lock_path(root, index);
-    let held = File::options().create(true).truncate(false).write(true).open(&lock).map_err(|e| say("cannot open", &lock, e))?;
+    let held = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock)
+        .map_err(|e| say("cannot open", &lock, e))?;
     flock(&held, FlockOperation::NonBlockingLockExclusive)
         .map_err(|e| say("another spawner runs, it holds", &lock, e.into()))?;
     let path = socket_path(root, index);
     let listener = listen_on(&path).map_err(|e| say("cannot listen on", &path, e))?;
     let signals = child_signals().map_err(|e| format!("spawner: signalfd: {e}"))?;
-    let mut server =
-        Server { listener, signals, daemon: None, children: HashSet::new(), sandboxes: Sandboxes::new(), buffer: vec![0; MOST_BYTES] };
+    let mut server = Server {
+        listener,
+        signals,
+        daemon: None,
+        children: HashSet::new(),
+        sandboxes: Sandboxes::new(root),
+        buffer: vec![0; MOST_BYTES],
+    };
     ready();
     server.serve().map_err(|e| format!("spawner: {e}"))?;
     let _ = std::fs::remove_file(&path);

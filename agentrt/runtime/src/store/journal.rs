@@ -170,7 +170,13 @@ impl Journal {
         let Some(segment) = inner.segments.iter().copied().rfind(|first| *first <= wanted) else {
             return Ok(None);
         };
-        Ok(Some(Cursor { dir: self.dir.clone(), file: File::open(self.dir.join(format!("{segment}.jsonl")))?, segment, at: 0, after }))
+        Ok(Some(Cursor {
+            dir: self.dir.clone(),
+            file: File::open(self.dir.join(format!("{segment}.jsonl")))?,
+            segment,
+            at: 0,
+            after,
+        }))
     }
 
     fn next_segment(&self, after: u64) -> Option<u64> {
@@ -315,7 +321,12 @@ mod tests {
         drop(journal);
         // A torn last line.
         let segment = dir.join("1.jsonl");
-        OpenOptions::new().append(true).open(&segment).expect("open").write_all(b"{\"event\":{\"seq\":11,").expect("written");
+        OpenOptions::new()
+            .append(true)
+            .open(&segment)
+            .expect("open")
+            .write_all(b"{\"event\":{\"seq\":11,")
+            .expect("written");
         let (journal, recovered) = Journal::open(&dir).expect("opened");
         assert_eq!(recovered.revs["a"], 10);
         assert_eq!(recovered.requests.len(), 10);

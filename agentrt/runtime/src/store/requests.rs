@@ -17,7 +17,10 @@ pub const REMEMBERED: usize = 16_384;
 pub enum Outcome {
     /// Done, to the agent of that id.
     Done(String),
-    Copied { files: u64, bytes: u64 },
+    Copied {
+        files: u64,
+        bytes: u64,
+    },
     Ran(Exit),
     Failed(Fault),
 }
@@ -62,7 +65,14 @@ pub enum Begun {
 impl Requests {
     pub fn begin(&self, id: &str, verb: &str, body: u64) -> Result<Begun, Fault> {
         let (tx, rx) = watch::channel(None);
-        let ticket = |tx| Ticket { table: self.clone(), id: id.to_owned(), verb: verb.to_owned(), body, outcome: tx, ended: false };
+        let ticket = |tx| Ticket {
+            table: self.clone(),
+            id: id.to_owned(),
+            verb: verb.to_owned(),
+            body,
+            outcome: tx,
+            ended: false,
+        };
         if id.is_empty() {
             return Ok(Begun::Fresh(ticket(tx), rx));
         }
@@ -91,7 +101,14 @@ impl Requests {
             return None;
         }
         drop(table);
-        Some(Ticket { table: self.clone(), id: note.id.clone(), verb: note.verb.clone(), body: note.body, outcome: tx, ended: false })
+        Some(Ticket {
+            table: self.clone(),
+            id: note.id.clone(),
+            verb: note.verb.clone(),
+            body: note.body,
+            outcome: tx,
+            ended: false,
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -119,7 +136,12 @@ impl Table {
 
 impl Ticket {
     pub fn note(&self, outcome: Option<Outcome>) -> Option<RequestNote> {
-        (!self.id.is_empty()).then(|| RequestNote { id: self.id.clone(), verb: self.verb.clone(), body: self.body, outcome })
+        (!self.id.is_empty()).then(|| RequestNote {
+            id: self.id.clone(),
+            verb: self.verb.clone(),
+            body: self.body,
+            outcome,
+        })
     }
 
     /// Ends the request and answers all who wait for it. A refusal leaves no trace: a retry is a new try.
@@ -178,7 +200,9 @@ mod tests {
         ticket.end(Outcome::Failed(crate::fault::precondition("no")));
         assert!(matches!(requests.begin("r", "stop", 9), Ok(Begun::Fresh(..))));
         for i in 0..REMEMBERED + 100 {
-            let Begun::Fresh(ticket, _) = requests.begin(&format!("x{i}"), "start", 1).expect("begun") else { panic!("fresh") };
+            let Begun::Fresh(ticket, _) = requests.begin(&format!("x{i}"), "start", 1).expect("begun") else {
+                panic!("fresh")
+            };
             ticket.end(Outcome::Done(String::new()));
         }
         assert_eq!(requests.len(), REMEMBERED);
