@@ -60,11 +60,8 @@ impl Agent {
             return with(Reason::Oom, format!("killed by the kernel at its memory limit of {limit} bytes"));
         }
         // The kernel sends SIGKILL where the limit is soft and hard at once.
-        let cpu_limit = self
-            .plan
-            .as_ref()
-            .and_then(|(_, p)| p.limits.iter().find(|l| l.resource == libc::RLIMIT_CPU))
-            .map(|l| l.value);
+        let cpu_limit =
+            self.plan.as_ref().and_then(|(_, p)| p.limits.iter().find(|l| l.key == "cpu_seconds")).map(|l| l.value);
         let out_of_time = signal == libc::SIGKILL && cpu_limit.is_some_and(|s| rose(|s| s.cpu_usec) >= s * 950_000);
         match (status, signal) {
             (Some(_), _) if out_of_time => with(Reason::Limit, "cpu-time: it used up its CPU seconds".into()),
