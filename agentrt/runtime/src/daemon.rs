@@ -41,8 +41,8 @@ const COPIES: usize = 6;
 /// Runs until SIGTERM or SIGINT. Agents live on.
 pub fn run(options: Options) -> Result<(), String> {
     let lock = prepare(&options.root)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread: what a start costs is the kernel's work in spawner and init; every hop to another thread here comes on top.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(16)
         .thread_stack_size(512 * 1024)
         .enable_all()

@@ -1,5 +1,6 @@
 """A complete look at what a daemon's directory has on the host: the oracle of every test that kills something."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,9 +69,9 @@ def look(root: Path) -> Host:
         host.processes[int(entry.name)] = " ".join(words).strip() or text(entry / "comm").strip()
         host.namespaces |= set(links(entry / "ns")) - own
         host.held |= {f"{entry.name}: {link}" for link in links(entry / "fd") if link.startswith(("net:[", "mnt:["))}
-    for hierarchy in [CGROUPS, *CGROUPS.iterdir()]:
-        host.cgroups |= {str(p) for p in hierarchy.rglob(name) if p.is_dir()}
-        host.cgroups |= {str(p) for parent in hierarchy.rglob(name) for p in parent.iterdir() if p.is_dir()}
+    for folder, folders, _ in os.walk(CGROUPS):
+        if Path(folder).name == name:
+            host.cgroups |= {folder, *(f"{folder}/{f}" for f in folders)}
     lines = text(Path("/proc/self/mountinfo")).splitlines()
     host.mounts = {line for line in lines if str(root) in line or "gpve" in line}
     if root.exists():

@@ -115,7 +115,8 @@ def test_cpu(daemon: Daemon) -> None:
     time.sleep(1)
     used = (daemon.stats(id).cpu_ns - first) / 1e9
     assert used < 0.75, used
-    assert daemon.stats(id).limit_hits["cpu"] > 0
+    # On a machine that gave it less than its quota anyhow, nothing was held back.
+    assert used < 0.45 or daemon.stats(id).limit_hits["cpu"] > 0
 
 
 def test_descriptors(daemon: Daemon) -> None:

@@ -166,18 +166,17 @@ impl Agent {
         if self.context.host.cgroups.places.is_empty() || plan.level < agent_kernel::policy::Level::L2 {
             return Ok(None);
         }
-        let (layout, name, values) = (self.context.host.cgroups.clone(), self.cgroup_name(), self.values(plan));
-        let made = blocking(move || {
-            if let Some(cgroup) = crate::process::open_cgroup(&layout, &name) {
-                if cgroup.processes().is_ok_and(|p| p.is_empty()) {
-                    return Ok(cgroup);
-                }
-                // Something of a run before is left in there.
-                cgroup.kill().and_then(|()| cgroup.remove()).map_err(|e| e.to_string())?;
+        let (layout, name) = (&self.context.host.cgroups, self.cgroup_name());
+        if let Some(cgroup) = crate::process::open_cgroup(layout, &name) {
+            if cgroup.processes().is_ok_and(|p| p.is_empty()) {
+                return Ok(Some(cgroup));
             }
-            Cgroup::create(&layout, &name, &values).map_err(|e| e.to_string())
-        });
-        made.await.map_err(|f| f.message)?.map(Some)
+            // Something of a run before is left in there.
+            let removed = blocking(move || cgroup.kill().and_then(|()| cgroup.remove()));
+            removed.await.map_err(|f| f.message)?.map_err(|e| e.to_string())?;
+        }
+        // A few mkdir and write, less than the way to another thread and back.
+        Cgroup::create(layout, &name, &self.values(plan)).map(Some).map_err(|e| e.to_string())
     }
 
     pub(super) fn cgroup_name(&self) -> PathBuf {

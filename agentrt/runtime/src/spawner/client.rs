@@ -200,39 +200,49 @@ async fn answered(link: &Link, pending: &mut Pending, token: u64, body: Answer, 
     Ok(())
 }
 
+/// Tries of a hello: a spawner that is just ending takes a connection and hangs up.
+const HELLOS: u32 = 100;
+
 /// A connection to the spawner that runs, or to a new one.
 async fn open(config: &Config) -> Result<Link, String> {
     let path = server::socket_path(&config.root, config.index);
-    let socket = match dial(&path) {
-        Ok(socket) => socket,
-        Err(_) => {
-            let (root, index, program) = (config.root.clone(), config.index, config.program.clone());
-            tokio::task::spawn_blocking(move || start_process(&root, index, &program))
-                .await
-                .map_err(|e| format!("spawner: {e}"))??;
-            dial(&path).map_err(|e| format!("spawner: {} does not answer: {e}", path.display()))?
+    let mut said = String::new();
+    for _ in 0..HELLOS {
+        let socket = match dial(&path) {
+            Ok(socket) => socket,
+            Err(_) => {
+                let (root, index, program) = (config.root.clone(), config.index, config.program.clone());
+                tokio::task::spawn_blocking(move || start_process(&root, index, &program))
+                    .await
+                    .map_err(|e| format!("spawner: {e}"))??;
+                continue;
+            }
+        };
+        let socket = crate::ready::watch(socket, tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE)
+            .map_err(|e| format!("spawner: {e}"))?;
+        let link = Link { socket };
+        match tokio::time::timeout(Duration::from_millis(ANSWER_MS), hello(&link)).await {
+            Ok(Ok(Answer::Hello { version: VERSION, .. })) => return Ok(link),
+            Ok(Ok(Answer::Hello { version, pid, .. })) => {
+                return Err(format!(
+                    "spawner: process {pid} speaks version {version} and this daemon {VERSION}; stop all agents, then that process"
+                ));
+            }
+            Ok(Ok(_)) => return Err("spawner: it does not say who it is".into()),
+            Ok(Err(e)) => said = e.to_string(),
+            Err(_) => return Err(format!("spawner: {} has not answered for {} s", path.display(), ANSWER_MS / 1000)),
         }
-    };
-    let link = Link {
-        socket: crate::ready::watch(socket, tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE)
-            .map_err(|e| format!("spawner: {e}"))?,
-    };
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Err(format!("spawner: {} does not answer: {said}", path.display()))
+}
+
+async fn hello(link: &Link) -> io::Result<Answer> {
     let mut buffer = vec![0u8; MOST_BYTES];
-    let hello = async {
-        link.send(&Request { token: 1, body: Ask::Hello { version: VERSION } }, &[]).await?;
-        match link.receive(&mut buffer).await? {
-            Some((reply, _)) => Ok(reply.body),
-            None => Err(io::Error::other("it hung up")),
-        }
-    };
-    match tokio::time::timeout(Duration::from_millis(ANSWER_MS), hello).await {
-        Ok(Ok(Answer::Hello { version: VERSION, .. })) => Ok(link),
-        Ok(Ok(Answer::Hello { version, pid, .. })) => Err(format!(
-            "spawner: process {pid} speaks version {version} and this daemon {VERSION}; stop all agents, then that process"
-        )),
-        Ok(Ok(_)) => Err("spawner: it does not say who it is".into()),
-        Ok(Err(e)) => Err(format!("spawner: {} does not answer: {e}", path.display())),
-        Err(_) => Err(format!("spawner: {} has not answered for {} s", path.display(), ANSWER_MS / 1000)),
+    link.send(&Request { token: 1, body: Ask::Hello { version: VERSION } }, &[]).await?;
+    match link.receive(&mut buffer).await? {
+        Some((reply, _)) => Ok(reply.body),
+        None => Err(io::Error::other("it hung up")),
     }
 }
 
