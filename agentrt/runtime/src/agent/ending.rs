@@ -59,10 +59,10 @@ impl Agent {
             let limit = self.plan.as_ref().and_then(|(_, plan)| self.values(plan).memory).unwrap_or(0);
             return with(Reason::Oom, format!("killed by the kernel at its memory limit of {limit} bytes"));
         }
-        // The kernel sends SIGKILL where the limit is soft and hard at once.
+        // The kernel sends SIGKILL where the limit is soft and hard at once; it counts by ticks, the cgroup exactly.
         let cpu_limit =
             self.plan.as_ref().and_then(|(_, p)| p.limits.iter().find(|l| l.key == "cpu_seconds")).map(|l| l.value);
-        let out_of_time = signal == libc::SIGKILL && cpu_limit.is_some_and(|s| rose(|s| s.cpu_usec) >= s * 950_000);
+        let out_of_time = signal == libc::SIGKILL && cpu_limit.is_some_and(|s| rose(|s| s.cpu_usec) >= s * 800_000);
         match (status, signal) {
             (Some(_), _) if out_of_time => with(Reason::Limit, "cpu-time: it used up its CPU seconds".into()),
             (None, _) => with(Reason::Killed, "its sandbox was killed from outside of the runtime".into()),
