@@ -87,11 +87,15 @@ impl Workspace {
         Ok(())
     }
 
-    /// The same on kernels that copy mounts only where they are attached: attached at /run first, then spread.
+    /// Attach the whole tmpfs where the agent's /proc will cover it, so that it is reachable nowhere.
+    pub(crate) fn hide(&self, tree: i32) -> Result<(), LaunchError> {
+        sys::attach(self.mount.as_raw_fd(), tree, c"proc")
+            .map_err(|errno| LaunchError::new(LAYER, "mounting the tmpfs", errno))
+    }
+
+    /// The same on kernels that copy mounts only where they are attached: attached first, then spread.
     pub(crate) fn attach_once(self, tree: i32) -> Result<(), LaunchError> {
-        let failed = |errno| LaunchError::new(LAYER, "mounting the tmpfs", errno);
-        // "proc" is covered by the real one afterwards, so the whole tmpfs is reachable nowhere.
-        sys::attach(self.mount.as_raw_fd(), tree, c"proc").map_err(failed)?;
+        self.hide(tree)?;
         self.attach(tree)
     }
 

@@ -7,7 +7,7 @@ use super::main_process::{Confinement, Program};
 use super::{Launch, await_release};
 use crate::error::LaunchError;
 use crate::init;
-use crate::policy::NetworkMode;
+use crate::policy::{Level, NetworkMode};
 use crate::root;
 use crate::sys;
 use crate::workspace::Workspace;
@@ -48,6 +48,9 @@ fn start(
     let failed = |layer: &'static str, what: &'static str| move |errno| LaunchError::new(layer, what, errno);
 
     sys::block_signals().map_err(failed("launcher", "blocking signals"))?;
+    if plan.level == Level::L3 && launch.netns.is_none() {
+        sys::unshare(libc::CLONE_NEWNET as u64).map_err(failed("namespaces", "making a network namespace"))?;
+    }
     await_release(&go)?;
     // Nobody inside may look into init, which is a copy of the launcher. (Not earlier: a launcher that is not root could
     // not write our maps.)
