@@ -49,6 +49,16 @@ impl Launcher {
     }
 }
 
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        // The cgroup above those of the agents: made with one of them, removed with another.
+        let name = Path::new("gpve-starts/last");
+        if let Ok(last) = Cgroup::create(&self.host.cgroups, name, &self.prepared.plan().cgroup) {
+            let _ = last.remove_with_parents(name);
+        }
+    }
+}
+
 /// posix_spawn and wait.
 fn spawn(argv: &[CString]) {
     let mut pointers: Vec<*mut libc::c_char> = argv.iter().map(|word| word.as_ptr().cast_mut()).collect();

@@ -207,7 +207,7 @@ impl Suite {
         drop(leak);
         if let Some(cgroup) = cgroup {
             cgroup.kill().expect("killing what is left");
-            cgroup.remove().expect("removing the cgroup");
+            cgroup.remove_with_parents(Path::new(&cgroup_name)).expect("removing the cgroup");
         }
         if attack.judged_at_victim {
             std::thread::sleep(std::time::Duration::from_millis(20));

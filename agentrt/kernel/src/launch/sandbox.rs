@@ -55,11 +55,11 @@ fn start(
     // Nobody inside may look into init, which is a copy of the launcher. (Not earlier: a launcher that is not root could
     // not write our maps.)
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(failed("launcher", "hiding init's memory"))?;
-    for door in &doors {
-        sys::write(door.as_raw_fd(), b"0").map_err(failed("cgroup", "moving into the cgroup"))?;
+    let moved = |door: &OwnedFd| sys::write(door.as_raw_fd(), b"0").map_err(failed("cgroup", "moving into the cgroup"));
+    let (last, first) = doors.split_last().map_or((None, &[][..]), |(last, first)| (Some(last), first));
+    for door in first {
+        moved(door)?;
     }
-    drop(doors);
-    sys::unshare(libc::CLONE_NEWCGROUP as u64).map_err(failed("namespaces", "making a cgroup namespace"))?;
 
     let ranged = launch.identity.ids > 1;
     if ranged {
@@ -82,6 +82,11 @@ fn start(
 
     let confinement = Confinement::prepare(plan, ranged)?;
     let program = Program::prepare(launch)?;
+    if let Some(last) = last {
+        moved(last)?;
+    }
+    sys::unshare(libc::CLONE_NEWCGROUP as u64).map_err(failed("namespaces", "making a cgroup namespace"))?;
+    drop(doors);
     main_process::start(&confinement, &program)
 }
 
