@@ -58,13 +58,13 @@ pub(crate) fn outcome(returned: i64) -> Outcome {
 }
 
 /// A raw system call with integers and pointers.
-#[macro_export]
 macro_rules! raw {
     ($number:expr $(, $argument:expr)*) => {
         // SAFETY: an attack: pointers are to live values of its own frame, and whatever the kernel does is the result.
         unsafe { libc::syscall($number as i64 $(, $argument)*) as i64 }
     };
 }
+pub(crate) use raw;
 
 /// A C string.
 pub(crate) fn c(text: &str) -> std::ffi::CString {

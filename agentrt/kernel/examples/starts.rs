@@ -1,6 +1,7 @@
 //! Measures starts, paired: `starts ROUNDS true --vs NAME COMMAND... [--vs NAME COMMAND...]` runs, in each round, one cold
 //! start of the Agent Kernel at L3 with cgroups and limits, and each other command once, all from this small process, and
-//! prints the microseconds from start to exit as JSON. `starts --rate SECONDS true` counts starts alone.
+//! prints the microseconds from start to exit as JSON. `starts --rate SECONDS true` counts starts alone,
+//! `starts --rate-of SECONDS COMMAND...` those of another command.
 //!
 //! The bench (`bench/agent_kernel.py`) runs it; it is an example so that it shows a launcher, whole.
 
@@ -48,6 +49,16 @@ impl Launcher {
     }
 }
 
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        // The cgroup above those of the agents: made with one of them, removed with another.
+        let name = Path::new("gpve-starts/last");
+        if let Ok(last) = Cgroup::create(&self.host.cgroups, name, &self.prepared.plan().cgroup) {
+            let _ = last.remove_with_parents(name);
+        }
+    }
+}
+
 /// posix_spawn and wait.
 fn spawn(argv: &[CString]) {
     let mut pointers: Vec<*mut libc::c_char> = argv.iter().map(|word| word.as_ptr().cast_mut()).collect();
@@ -72,6 +83,18 @@ fn main() {
     if sys::ids().0 == 0 {
         sys::unshare(libc::CLONE_NEWNS as u64).expect("a mount namespace");
         sys::set_attributes(sys::HERE, c"/", true, 0, libc::MS_PRIVATE).expect("private mounts");
+    }
+    if arguments[0] == "--rate-of" {
+        let limit = Duration::from_secs_f64(arguments[1].parse().expect("seconds"));
+        let argv: Vec<CString> =
+            arguments[2..].iter().map(|word| CString::new(word.as_str()).expect("no NUL")).collect();
+        let (begun, mut starts) = (Instant::now(), 0u64);
+        while begun.elapsed() < limit {
+            spawn(&argv);
+            starts += 1;
+        }
+        println!("{}", serde_json::json!({"starts": starts, "seconds": begun.elapsed().as_secs_f64()}));
+        return;
     }
     let mut launcher = Launcher::new();
     if arguments[0] == "--rate" {

@@ -130,12 +130,12 @@ impl Recipe {
         self.directory_at("etc", 0o755);
         self.file("etc/passwd", "root:x:0:0:root:/:/bin/sh\nagent:x:1000:1000:agent:/work:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n");
         self.file("etc/group", "root:x:0:\ntty:x:5:\nagent:x:1000:\nnogroup:x:65534:\n");
-        self.file("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n");
         self.file("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n");
         self.file("etc/resolv.conf", "");
         self.link("etc/mtab", "/proc/self/mounts");
         self.link("etc/machine-id", "/run/machine-id");
         self.link("etc/hostname", "/run/hostname");
+        self.link("etc/hosts", "/run/hosts");
         for path in ["etc/ssl", "etc/ssl/certs"] {
             self.directory_at(path, 0o755);
         }

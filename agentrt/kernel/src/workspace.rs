@@ -54,9 +54,14 @@ impl Workspace {
                 let (uid, gid) = if own { owner } else { (root, root) };
                 sys::lchownat(at, name, uid, gid)?;
             }
-            for (name, content) in [(c"run/hostname", &identity.hostname), (c"run/machine-id", &identity.machine_id)] {
-                let file = sys::openat(at, name, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL, 0o644)?;
-                sys::write(file.as_raw_fd(), format!("{content}\n").as_bytes())?;
+            let (name, machine) = (&identity.hostname, &identity.machine_id);
+            for (file, content) in [
+                (c"run/hostname", format!("{name}\n")),
+                (c"run/machine-id", format!("{machine}\n")),
+                (c"run/hosts", format!("127.0.0.1 localhost {name}\n::1 localhost {name}\n")),
+            ] {
+                let file = sys::openat(at, file, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL, 0o644)?;
+                sys::write(file.as_raw_fd(), content.as_bytes())?;
             }
             Ok(mount)
         };
@@ -82,11 +87,15 @@ impl Workspace {
         Ok(())
     }
 
-    /// The same on kernels that copy mounts only where they are attached: attached at /run first, then spread.
+    /// Attach the whole tmpfs where the agent's /proc will cover it, so that it is reachable nowhere.
+    pub(crate) fn hide(&self, tree: i32) -> Result<(), LaunchError> {
+        sys::attach(self.mount.as_raw_fd(), tree, c"proc")
+            .map_err(|errno| LaunchError::new(LAYER, "mounting the tmpfs", errno))
+    }
+
+    /// The same on kernels that copy mounts only where they are attached: attached first, then spread.
     pub(crate) fn attach_once(self, tree: i32) -> Result<(), LaunchError> {
-        let failed = |errno| LaunchError::new(LAYER, "mounting the tmpfs", errno);
-        // "proc" is covered by the real one afterwards, so the whole tmpfs is reachable nowhere.
-        sys::attach(self.mount.as_raw_fd(), tree, c"proc").map_err(failed)?;
+        self.hide(tree)?;
         self.attach(tree)
     }
 

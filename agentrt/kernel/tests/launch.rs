@@ -87,7 +87,7 @@ struct Cleaned(Cgroup);
 impl Drop for Cleaned {
     fn drop(&mut self) {
         self.0.kill().unwrap();
-        self.0.remove().unwrap();
+        self.0.remove_with_parents(Path::new("gpve-test/x")).unwrap();
     }
 }
 

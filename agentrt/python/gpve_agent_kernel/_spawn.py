@@ -44,7 +44,7 @@ class Process:
         return self._helper.pid
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end: the exit code, or 128 and the signal's number; subprocess.TimeoutExpired if it takes longer."""
+        """Wait for the end: the exit code, or 128 and the signal's number; TimeoutExpired if it takes longer."""
         code = self._helper.wait(timeout)
         self._end()
         return code
@@ -90,7 +90,8 @@ def spawn(
     """Start a command under a policy. When this returns, it runs, with every layer in force; SpawnError otherwise.
 
     ``env`` is added to a small environment of its own (PATH, HOME, LANG). ``image`` is the directory to which the
-    image was unpacked that the policy names. Streams are as those of subprocess.Popen. The agent ends when its helper does.
+    image was unpacked that the policy names. Streams are as those of subprocess.Popen. The agent ends when its helper
+    does.
     """
     request = {
         "policy": json.loads(policy.to_json()),

@@ -48,7 +48,9 @@ def outside(modules: list[str], timeout: float) -> set[str]:
         line = command(modules, place)
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
         user = ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"] if os.geteuid() == 0 else []
-        done = subprocess.run([*user, "sh", "-c", line], capture_output=True, text=True, timeout=timeout, env=env, check=False)
+        done = subprocess.run(
+            [*user, "sh", "-c", line], capture_output=True, text=True, timeout=timeout, env=env, check=False
+        )
         return passed(done.stdout)
 
 

@@ -7,7 +7,16 @@ import pytest
 from tests.agentrt.kernel import cpython
 
 #: A selection: processes, files, sockets, signals, threads, terminals.
-SELECTION = ["test_os", "test_posix", "test_subprocess", "test_tempfile", "test_shutil", "test_signal", "test_pty", "test_mmap"]
+SELECTION = [
+    "test_os",
+    "test_posix",
+    "test_subprocess",
+    "test_tempfile",
+    "test_shutil",
+    "test_signal",
+    "test_pty",
+    "test_mmap",
+]
 
 
 @pytest.fixture

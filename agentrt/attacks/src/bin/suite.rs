@@ -138,7 +138,7 @@ impl Suite {
             panic!("{errno}");
         });
         if attack.judged_at_victim {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(std::time::Duration::from_millis(100));
             return if end == End::Succeeded && !self.world.victim_lives() { end } else { End::Refused(0) };
         }
         end
@@ -146,10 +146,6 @@ impl Suite {
 
     /// How the attack ended inside, and what changed outside.
     fn attacked(&mut self, attack: &table::Attack, level: Level) -> (End, Option<String>) {
-        // What the control has set off may still be under way.
-        if attack.group == "network" || attack.group == "processes outside" {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
         self.world.reset();
         let before = self.world.look();
         let scratch = self.world.scratch.clone();
@@ -207,10 +203,10 @@ impl Suite {
         drop(leak);
         if let Some(cgroup) = cgroup {
             cgroup.kill().expect("killing what is left");
-            cgroup.remove().expect("removing the cgroup");
+            cgroup.remove_with_parents(Path::new(&cgroup_name)).expect("removing the cgroup");
         }
         if attack.judged_at_victim {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(std::time::Duration::from_millis(100));
         }
         (end, self.world.changed(&before))
     }

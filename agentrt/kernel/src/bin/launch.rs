@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use agent_kernel::{
     AgentReport, Applied, Cgroup, Host, Identity, Launch, Launched, Plan, Policy, Prepared, compile, launch, sealed,
@@ -106,7 +106,7 @@ fn run(request: &OwnedFd, tell: &dyn Fn(serde_json::Value)) -> Result<i32, Strin
     let bytes = std::fs::read(format!("/proc/self/fd/{}", denials.as_raw_fd())).unwrap_or_default();
     let report = AgentReport::new(cgroup.as_ref(), &bytes);
     if let Some(cgroup) = cgroup {
-        cgroup.kill().and_then(|()| cgroup.remove()).map_err(|error| error.to_string())?;
+        cgroup.kill().and_then(|()| cgroup.remove_with_parents(&cgroup_name())).map_err(|error| error.to_string())?;
     }
     let code = ended?;
     tell(serde_json::json!(Ended { code, report }));
@@ -120,12 +120,15 @@ fn identity(request: &Request) -> Identity {
     Identity::new(own, 0x1_0000, request.hostname.as_deref().unwrap_or("agent"), &machine)
 }
 
+fn cgroup_name() -> PathBuf {
+    format!("gpve-spawned/{}", std::process::id()).into()
+}
+
 fn cgroup(plan: &Plan, host: &Host) -> Result<Option<Cgroup>, String> {
     if plan.cgroup.controllers().is_empty() {
         return Ok(None);
     }
-    let name = format!("gpve-spawned/{}", std::process::id());
-    Cgroup::create(&host.cgroups, Path::new(&name), &plan.cgroup).map(Some).map_err(|error| error.to_string())
+    Cgroup::create(&host.cgroups, &cgroup_name(), &plan.cgroup).map(Some).map_err(|error| error.to_string())
 }
 
 /// Pass signals on until the agent has ended.

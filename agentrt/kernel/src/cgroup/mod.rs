@@ -125,7 +125,7 @@ impl Cgroup {
         }
         let mut cgroup = Self { directories: Vec::new() };
         for ((version, path), controllers) in planned(layout, name, &wanted) {
-            match Directory::create(version, path, controllers, name) {
+            match Directory::create(version, path, controllers, name, 5) {
                 Ok(directory) => cgroup.directories.push(directory),
                 Err(error) => {
                     let _ = cgroup.remove();
@@ -162,9 +162,25 @@ impl Cgroup {
 
     /// Descriptors of `tasks` (v1), for a child that writes "0" to each and so moves itself.
     ///
-    /// Moving oneself alone does not take the lock that moving another process takes, and which may wait for RCU.
+    /// Moving oneself alone does not take the lock that moving another process takes, and which may wait for RCU. The
+    /// CPU's comes last: a process in a group that is new to the scheduler waits longer for its turn, so the way to the
+    /// program is walked in the launcher's.
     pub(crate) fn own_doors(&self) -> Result<Vec<OwnedFd>> {
-        self.directories.iter().filter(|d| d.version == Version::V1).map(|d| d.file(c"tasks", libc::O_WRONLY)).collect()
+        let v1 = self.directories.iter().filter(|d| d.version == Version::V1);
+        let (last, first): (Vec<_>, Vec<_>) = v1.partition(|d| d.controllers.contains(&Controller::Cpu));
+        first.into_iter().chain(last).map(|d| d.file(c"tasks", libc::O_WRONLY)).collect()
+    }
+
+    /// [`Cgroup::remove`], and the cgroups above it that were made for it and are empty now.
+    pub fn remove_with_parents(&self, name: &Path) -> Result<()> {
+        self.remove()?;
+        for directory in &self.directories {
+            for parent in directory.path.ancestors().skip(1).take(name.components().count().saturating_sub(1)) {
+                // Others may live there, or be making theirs: then it stays.
+                let _ = sys::unlinkat(sys::HERE, &c_path(parent), true);
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn with(&self, controller: Controller) -> Option<&Directory> {
@@ -215,7 +231,7 @@ pub(crate) fn c_path(path: &Path) -> CString {
 }
 
 impl Directory {
-    fn create(version: Version, path: PathBuf, controllers: Vec<Controller>, name: &Path) -> Result<Self> {
+    fn create(version: Version, path: PathBuf, controllers: Vec<Controller>, name: &Path, tries: u32) -> Result<Self> {
         let made = sys::mkdirat(sys::HERE, &c_path(&path), 0o755);
         let hands_down = version == Version::V2
             && controllers.iter().any(|c| !matches!(c, Controller::Freezer | Controller::Account));
@@ -237,8 +253,12 @@ impl Directory {
         }
         match made {
             Ok(()) => {}
-            Err(sys::Errno(libc::ENOENT)) => {
+            // Somebody removes the parent that was empty a moment ago: once more.
+            Err(sys::Errno(libc::ENOENT)) if tries > 0 => {
                 if let Err(errno) = sys::mkdirat(sys::HERE, &c_path(&path), 0o755) {
+                    if errno.0 == libc::ENOENT {
+                        return Self::create(version, path, controllers, name, tries - 1);
+                    }
                     return fail(format!("{} cannot be made", path.display()), errno);
                 }
             }

@@ -248,6 +248,7 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
     let own_workspace;
     let mut root = None;
     if let Some(tree) = &launch.prepared.tree {
+        let copy = sys::clone_tree(tree.as_raw_fd(), c"", true).map_err(failed("copying the root"))?;
         let workspace = match launch.workspace {
             Some(given) => given,
             None => {
@@ -255,12 +256,16 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
                 &own_workspace
             }
         };
-        let copy = sys::clone_tree(tree.as_raw_fd(), c"", true).map_err(failed("copying the root"))?;
         if let (Some(upper), Some(recipe)) = (workspace.upper()?, &launch.prepared.recipe) {
             let proc = launch.prepared.proc.as_raw_fd();
             crate::overlay::attach(recipe, copy.as_raw_fd(), upper.as_raw_fd(), launch.identity, proc)?;
         }
         workspace.attach(copy.as_raw_fd())?;
+        if launch.workspace.is_none() {
+            // Ours goes into the tree whole, where the agent's /proc will cover it: to drop it would mean to wait until the
+            // whole kernel has forgotten it. (Last: overlays want it detached.)
+            workspace.hide(copy.as_raw_fd())?;
+        }
         root = Some(copy);
     }
     let doors = launch.cgroup.map(Cgroup::own_doors).transpose()?.unwrap_or_default();
@@ -268,12 +273,10 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
     let (go_read, go_write) = sys::pipe().map_err(failed("making a pipe"))?;
     let (report_read, report_write) = sys::pipe().map_err(failed("making a pipe"))?;
 
-    let mut namespaces =
-        libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    // The network namespace takes longest: the child makes it itself, while we write its maps.
+    let mut namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS;
+    namespaces |= libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     let mut home = None;
-    if plan.level == Level::L3 && launch.netns.is_none() {
-        namespaces |= libc::CLONE_NEWNET;
-    }
     if let Some(netns) = launch.netns {
         // A namespace that the launcher owns cannot be entered from within the agent's user namespace: so we enter it
         // for the time of the clone. The agent gets no rights over it.

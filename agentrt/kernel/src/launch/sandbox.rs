@@ -7,7 +7,7 @@ use super::main_process::{Confinement, Program};
 use super::{Launch, await_release};
 use crate::error::LaunchError;
 use crate::init;
-use crate::policy::NetworkMode;
+use crate::policy::{Level, NetworkMode};
 use crate::root;
 use crate::sys;
 use crate::workspace::Workspace;
@@ -48,15 +48,18 @@ fn start(
     let failed = |layer: &'static str, what: &'static str| move |errno| LaunchError::new(layer, what, errno);
 
     sys::block_signals().map_err(failed("launcher", "blocking signals"))?;
+    if plan.level == Level::L3 && launch.netns.is_none() {
+        sys::unshare(libc::CLONE_NEWNET as u64).map_err(failed("namespaces", "making a network namespace"))?;
+    }
     await_release(&go)?;
     // Nobody inside may look into init, which is a copy of the launcher. (Not earlier: a launcher that is not root could
     // not write our maps.)
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(failed("launcher", "hiding init's memory"))?;
-    for door in &doors {
-        sys::write(door.as_raw_fd(), b"0").map_err(failed("cgroup", "moving into the cgroup"))?;
+    let moved = |door: &OwnedFd| sys::write(door.as_raw_fd(), b"0").map_err(failed("cgroup", "moving into the cgroup"));
+    let (last, first) = doors.split_last().map_or((None, &[][..]), |(last, first)| (Some(last), first));
+    for door in first {
+        moved(door)?;
     }
-    drop(doors);
-    sys::unshare(libc::CLONE_NEWCGROUP as u64).map_err(failed("namespaces", "making a cgroup namespace"))?;
 
     let ranged = launch.identity.ids > 1;
     if ranged {
@@ -79,6 +82,11 @@ fn start(
 
     let confinement = Confinement::prepare(plan, ranged)?;
     let program = Program::prepare(launch)?;
+    if let Some(last) = last {
+        moved(last)?;
+    }
+    sys::unshare(libc::CLONE_NEWCGROUP as u64).map_err(failed("namespaces", "making a cgroup namespace"))?;
+    drop(doors);
     main_process::start(&confinement, &program)
 }
 

@@ -20,6 +20,8 @@ pub struct World {
     victim_user: u32,
     helper: i32,
     heard: Shared,
+    /// How often we have asked the listeners ourselves.
+    asked: std::cell::Cell<u32>,
 }
 
 /// What can be seen from outside.
@@ -101,6 +103,7 @@ impl World {
             victim_user,
             helper,
             heard,
+            asked: std::cell::Cell::new(0),
         }
     }
 
@@ -121,9 +124,20 @@ impl World {
         for entry in fs::read_dir(&self.scratch).expect("scratch").flatten() {
             let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
         }
-        if !self.victim_lives() {
-            self.targets.victim = victim(self.victim_user);
-        }
+        // A fresh victim in any case: a signal that the control has sent may still be on its way to the old one.
+        let _ = sys::kill(self.targets.victim.max(1), if self.targets.victim == 0 { 0 } else { libc::SIGKILL });
+        let _ = sys::wait(self.targets.victim.max(1), 0);
+        self.targets.victim = victim(self.victim_user);
+    }
+
+    /// What the listeners have heard so far. Whatever was sent to them before has been counted when this returns: they
+    /// answer in turn, and the socket by which we ask comes last.
+    fn heard(&self) -> u32 {
+        use std::io::Read;
+        let asked = std::os::unix::net::UnixStream::connect(format!("{}/socket", self.targets.outside));
+        asked.and_then(|mut socket| socket.read(&mut [0u8; 1])).expect("the listeners");
+        self.asked.set(self.asked.get() + 1);
+        self.heard.value() - self.asked.get()
     }
 
     pub fn victim_lives(&self) -> bool {
@@ -141,7 +155,7 @@ impl World {
             files,
             mounts: fs::read_to_string("/proc/self/mountinfo").expect("mounts"),
             name: fs::read_to_string("/proc/sys/kernel/hostname").expect("a name"),
-            heard: self.heard.value(),
+            heard: self.heard(),
         }
     }
 
@@ -177,18 +191,21 @@ impl Drop for World {
 
 /// A process that sleeps until somebody harms it.
 fn victim(user: u32) -> i32 {
+    let (ready, tell) = sys::pipe().expect("a pipe");
     // SAFETY: this program has one thread.
     let pid = unsafe { sys::fork() }.expect("a victim");
     if pid == 0 {
         sys::clear_groups().and_then(|()| sys::set_gid(user)).and_then(|()| sys::set_uid(user)).expect("user");
         sys::prctl(libc::PR_SET_DUMPABLE, 1, 0).expect("dumpable");
         sys::default_signals(u64::MAX);
+        drop((ready, tell));
         loop {
             std::thread::sleep(std::time::Duration::from_secs(60));
         }
     }
-    // Until it has changed its user.
-    std::thread::sleep(std::time::Duration::from_millis(5));
+    drop(tell);
+    // Until it has changed its user, and has closed its end.
+    let _ = sys::read(std::os::fd::AsRawFd::as_raw_fd(&ready), &mut [0u8; 1]);
     pid
 }
 
