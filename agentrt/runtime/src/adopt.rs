@@ -46,7 +46,8 @@ pub fn adopt_all(context: &Arc<Context>, recovered: Recovered) -> io::Result<Fou
             deleted.insert(record.id.clone());
         }
         // The daemon died between the change of state and its line in the journal.
-        if recovered.revs.get(&record.id).copied().unwrap_or(0) < record.rev
+        let known = recovered.deleted.get(&record.id).or(recovered.revs.get(&record.id));
+        if known.copied().unwrap_or(0) < record.rev
             && let Some(mut event) = record.event.take()
         {
             context.journal.append(&mut event)?;

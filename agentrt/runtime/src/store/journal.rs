@@ -46,6 +46,8 @@ pub struct Journal {
 pub struct Recovered {
     /// Last revision in the journal, by agent; deleted agents are not in it.
     pub revs: HashMap<String, u64>,
+    /// Revisions of agents whose last event tells that they were deleted.
+    pub deleted: HashMap<String, u64>,
     /// Requests in the order in which they ended or were last seen.
     pub requests: Vec<RequestNote>,
 }
@@ -95,7 +97,9 @@ impl Journal {
                         event.requests.into_iter().for_each(&mut note);
                         if event.kind == "deleted" {
                             recovered.revs.remove(&event.agent);
+                            recovered.deleted.insert(event.agent, event.rev);
                         } else {
+                            recovered.deleted.remove(&event.agent);
                             recovered.revs.insert(event.agent, event.rev);
                         }
                     }
