@@ -46,8 +46,10 @@ pub fn adopt_all(context: &Arc<Context>, recovered: Recovered) -> io::Result<Fou
             deleted.insert(record.id.clone());
         }
         // The daemon died between the change of state and its line in the journal.
-        let known = recovered.deleted.get(&record.id).or(recovered.revs.get(&record.id));
-        if known.copied().unwrap_or(0) < record.rev
+        // An id may be used again: what is known of a deleted agent counts for its deletion alone.
+        let told = deleted.contains(&record.id) && recovered.deleted.get(&record.id) == Some(&record.rev);
+        if !told
+            && recovered.revs.get(&record.id).copied().unwrap_or(0) < record.rev
             && let Some(mut event) = record.event.take()
         {
             context.journal.append(&mut event)?;
