@@ -7,7 +7,11 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/gpve
 # Installed once per content of the lists of packages.
 WANTED := $(shell cat pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-16)
 
-.PHONY: help lab test test-full sweep lint bench docs clean
+# The Rust workspace: Agent Kernel and Agent Runtime.
+RUST := agentrt
+CARGO := cargo --color never
+
+.PHONY: help lab test test-full sweep lint bench docs clean agentrt agentrt-test agentrt-full fuzz
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,8 +30,13 @@ $(VENV)/.test-$(WANTED): $(VENV)/.lab-$(WANTED)
 	@rm -f $(VENV)/.test-* && touch $@
 
 # A real MariaDB for the tests of the store. Where it cannot be installed, those tests are skipped by name.
+# libpython3-testsuite is CPython's own suite, which runs inside the sandbox.
 .PHONY: packages
 packages:
+	@ls -d /usr/lib/python3*/test/libregrtest >/dev/null 2>&1 || { \
+	  echo "  packages               libpython3-testsuite"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libpython3-testsuite >/dev/null; } || \
+	  echo "  packages               libpython3-testsuite could not be installed: the test that needs it is skipped" >&2
 	@command -v mariadbd >/dev/null || test -x /usr/sbin/mariadbd || { \
 	  echo "  packages               mariadb-server"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mariadb-server >/dev/null; } || \
@@ -42,10 +51,37 @@ lint: $(VENV)/.test-$(WANTED) ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	PYTHONPATH=sim $(BIN)/lint-imports
 
-test: lint packages ## All tests but the long ones
+agentrt: $(VENV)/.test-$(WANTED) ## Build the Rust workspace, and the Python package of the Agent Kernel into .venv
+	@if ! command -v cargo >/dev/null; then echo "  agentrt                skipped: cargo is not installed (https://rustup.rs)"; exit 0; fi; \
+	set -e; cd $(RUST); $(CARGO) build --workspace --bins; \
+	mkdir -p python/gpve_agent_kernel/bin; cp -f target/debug/gpve-agent-launch python/gpve_agent_kernel/bin/; \
+	cd python; VIRTUAL_ENV=$(abspath $(VENV)) $(abspath $(BIN))/maturin develop --quiet
+
+agentrt-test: agentrt ## cargo fmt, clippy, cargo test
+	@if ! command -v cargo >/dev/null; then exit 0; fi; \
+	set -e; cd $(RUST); $(CARGO) fmt --all --check; $(CARGO) clippy --workspace --all-targets --quiet -- -D warnings; \
+	$(CARGO) test --workspace --quiet
+
+agentrt-full: agentrt-test fuzz ## The same, cargo deny, and a minute of fuzzing for each target
+	@if ! command -v cargo >/dev/null; then exit 0; fi; \
+	command -v cargo-deny >/dev/null || $(CARGO) install --quiet --locked cargo-deny || true; \
+	if ! command -v cargo-deny >/dev/null; then echo "  cargo deny             skipped: it could not be installed"; exit 0; fi; \
+	cd $(RUST) && $(CARGO) deny --log-level error check bans licenses sources
+
+fuzz: ## A minute of fuzzing for each parser that reads what strangers wrote
+	@if ! rustup toolchain list 2>/dev/null | grep -q nightly; then \
+	  echo "  fuzz                   skipped: there is no nightly toolchain (rustup toolchain install nightly)"; exit 0; fi; \
+	command -v cargo-fuzz >/dev/null || $(CARGO) install --quiet --locked cargo-fuzz || true; \
+	if ! command -v cargo-fuzz >/dev/null; then echo "  fuzz                   skipped: cargo-fuzz could not be installed"; exit 0; fi; \
+	set -e; cd $(RUST)/fuzz; for target in $$(cargo +nightly fuzz list); do \
+	  echo "  fuzz                   $$target"; found=$$(mktemp -d); \
+	  cargo +nightly fuzz run $$target $$found corpus/$$target -- -max_total_time=60 -max_len=8192 -verbosity=0 -print_final_stats=0; \
+	  rm -rf $$found; done
+
+test: lint packages agentrt-test ## All tests but the long ones
 	$(BIN)/python -m pytest -m 'not full' -n 2 --dist loadgroup
 
-test-full: lint packages ## All tests, the long ones too
+test-full: lint packages agentrt-full ## All tests, the long ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 sweep: $(VENV)/.lab-$(WANTED) ## Every flow under every fault and every two (half an hour); killed, it goes on where it stood

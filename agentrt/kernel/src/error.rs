@@ -1,0 +1,45 @@
+//! Why an agent did not start.
+
+use std::fmt;
+
+use crate::sys::Errno;
+
+/// Why an agent did not start: the layer, what was tried (with its path), and the kernel's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchError {
+    /// The layer: `root`, `landlock`, `seccomp`, `exec` and so on.
+    pub layer: String,
+    /// What was tried, as a clause: "mounting /proc", "opening /data".
+    pub what: String,
+    /// The kernel's answer; `None` where this crate itself refused.
+    pub errno: Option<Errno>,
+}
+
+impl LaunchError {
+    /// The kernel refused.
+    pub fn new(layer: &str, what: impl Into<String>, errno: Errno) -> Self {
+        Self { layer: layer.to_owned(), what: what.into(), errno: Some(errno) }
+    }
+
+    /// This crate refused.
+    pub fn refused(layer: &str, what: impl Into<String>) -> Self {
+        Self { layer: layer.to_owned(), what: what.into(), errno: None }
+    }
+}
+
+impl fmt::Display for LaunchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.errno {
+            Some(errno) => write!(f, "{}: {} failed: {errno}", self.layer, self.what),
+            None => write!(f, "{}: {}", self.layer, self.what),
+        }
+    }
+}
+
+impl std::error::Error for LaunchError {}
+
+impl From<crate::cgroup::CgroupError> for LaunchError {
+    fn from(error: crate::cgroup::CgroupError) -> Self {
+        Self { layer: "cgroup".into(), what: error.what, errno: error.errno }
+    }
+}

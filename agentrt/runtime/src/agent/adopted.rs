@@ -1,0 +1,120 @@
+//! An agent taken up by a new daemon: its record says what was, the kernel says what is.
+
+use super::{Agent, Await};
+use crate::clock;
+use crate::process;
+use crate::state::{Exit, Reason, State};
+use crate::store::record::RequestNote;
+use crate::store::requests::Outcome;
+
+impl Agent {
+    /// Takes the agent up in the state that its record tells, as far as the kernel agrees.
+    pub async fn take_up(&mut self, open: Vec<RequestNote>) {
+        for note in open {
+            let what = match note.verb.as_str() {
+                "start" => Await::Running,
+                "delete" => Await::Deleted,
+                _ => Await::Ended,
+            };
+            if let Some(ticket) = self.context.requests.recall(&note) {
+                self.waiting.push((ticket, what));
+            }
+        }
+        // A policy that does not compile here any more does not end what runs under it; only its next start fails.
+        let _ = self.load_plan();
+        if self.record.boot_id != clock::boot_id() {
+            return self.after_boot();
+        }
+        match self.record.state {
+            State::Created | State::Backoff | State::CrashLoop | State::Deleting => {}
+            State::Exited => self.remove_cgroup().await,
+            State::Starting => self.take_up_starting().await,
+            State::Running | State::Paused | State::Stopping => self.take_up_run().await,
+        }
+    }
+
+    /// The host was restarted: nothing of the agent runs, and every boottime in its record is of another boot.
+    fn after_boot(&mut self) {
+        self.record.boot_id = clock::boot_id().to_owned();
+        self.record.process = None;
+        self.record.active.forget_boot();
+        let fault = crate::fault::Fault::failed(format!("agent {}: the host was restarted meanwhile", self.record.id));
+        let outcome = Outcome::Failed(fault);
+        let state = self.record.state;
+        match state {
+            State::Created | State::Exited | State::Deleting => {}
+            State::Backoff | State::CrashLoop => {
+                self.record.next_start_ms = Some(clock::boottime_ms());
+                self.record.active.run();
+            }
+            _ => {
+                let notes = self.notes_of(Await::Running, &outcome);
+                // What was being stopped by request stays stopped.
+                let exit = match self.record.ending.take() {
+                    Some(ending) => Exit::new(ending.reason, ending.detail),
+                    None => Exit::new(Reason::HostRestarted, "the host was restarted beneath it"),
+                };
+                self.record.active.run();
+                self.conclude(exit, 0, false, notes);
+            }
+        }
+        let done = self.done();
+        self.end_waiting(Await::Running, &outcome);
+        self.end_waiting(Await::Ended, &done);
+    }
+
+    /// The daemon died while a sandbox was built. Either it stands, then it is taken up; or it is built once more.
+    async fn take_up_starting(&mut self) {
+        if let Some(process) = self.launched_process()
+            && let Some(pidfd) = process::find(&process)
+            && let Ok(pidfd) = crate::ready::watch_process(pidfd)
+        {
+            self.record.process = Some(process);
+            let handle = process::open_cgroup(&self.context.host.cgroups, &self.cgroup_name()).map(|c| c.handle());
+            self.began(Some(pidfd), handle, agent_kernel::cgroup::Stats::default());
+            let outcome = self.done();
+            let notes = self.notes_of(Await::Running, &outcome);
+            self.record.open.clear();
+            self.commit(State::Running, "running", "taken up by a new daemon", None, notes);
+            return self.end_waiting(Await::Running, &outcome);
+        }
+        if self.has_ended_record() {
+            // It ran, and ended, while no daemon was there.
+            let outcome = self.done();
+            let notes = self.notes_of(Await::Running, &outcome);
+            let handle = process::open_cgroup(&self.context.host.cgroups, &self.cgroup_name()).map(|c| c.handle());
+            self.began(None, handle, agent_kernel::cgroup::Stats::default());
+            self.commit(State::Running, "running", "it ran while no daemon was there", None, notes);
+            return self.end_waiting(Await::Running, &outcome);
+        }
+        self.end_remains().await;
+        match self.load_plan() {
+            Ok((plan, _)) => self.launch(plan).await,
+            Err(fault) => self.start_failed(&fault.message),
+        }
+    }
+
+    /// There was a run. If its init lives it is taken up, else its end is learnt from what init recorded.
+    async fn take_up_run(&mut self) {
+        let found = self.record.process.as_ref().and_then(process::find);
+        let pidfd = found.and_then(|fd| crate::ready::watch_process(fd).ok());
+        let alive = pidfd.is_some();
+        let handle = process::open_cgroup(&self.context.host.cgroups, &self.cgroup_name()).map(|c| c.handle());
+        let (unix_ms, ms) = (self.record.started_unix_ms, self.record.started_ms);
+        self.began(pidfd, handle, agent_kernel::cgroup::Stats::default());
+        (self.record.started_unix_ms, self.record.started_ms) = (unix_ms, ms);
+        if !alive {
+            // The task sees a run without a process, and concludes it.
+            return;
+        }
+        if self.record.state == State::Paused {
+            if let Some(run) = &mut self.run {
+                run.health.hold();
+            }
+        } else if let Some(cgroup) = self.cgroup() {
+            // The daemon may have died between freezing and saying so.
+            let _ = super::blocking(move || cgroup.thaw()).await;
+        }
+        self.commit(self.record.state, "adopted", "", None, Vec::new());
+    }
+}

@@ -1,0 +1,33 @@
+//! `gpve-agentrt daemon`.
+
+use crate::daemon;
+use clap::Args;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Args)]
+pub struct Daemon {
+    /// Directory that holds the agents
+    #[arg(long, default_value = "/var/lib/gpve-agentrt")]
+    root: PathBuf,
+    /// The spawner's program [default: gpve-spawner beside this program]
+    #[arg(long)]
+    spawner: Option<PathBuf>,
+    /// How many spawners; 0: one per CPU, at most 4. An agent belongs to one of them: change it only when none runs
+    #[arg(long, default_value_t = 0)]
+    spawners: u32,
+    /// A user id that is served beside root and the daemon's own; may be given again
+    #[arg(long = "allow-user")]
+    allow_user: Vec<u32>,
+}
+
+pub fn daemon(args: Daemon, socket: PathBuf) -> Result<ExitCode, String> {
+    let beside = || std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("gpve-spawner")));
+    let spawner = args.spawner.or_else(beside).ok_or("where is gpve-spawner? Give --spawner")?;
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let spawners = if args.spawners == 0 { cpus.min(4) } else { args.spawners };
+    // The spawners and the agents' directories are known by this path, from whichever directory the daemon is started.
+    let root = std::path::absolute(&args.root).map_err(|e| format!("{}: {e}", args.root.display()))?;
+    daemon::run(daemon::Options { root, socket, spawner, spawners, allowed: args.allow_user })?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,353 @@
+//! What the spawner does with the Agent Kernel: plans prepared once, agents launched, programs added, workspaces held.
+
+use super::init::AgentHooks;
+use super::protocol::{Answer, ExecAsk, LaunchAsk};
+use crate::logs::{CHUNK, SEGMENTS, segment_name, writer::Writer};
+use crate::{process, status};
+use agent_kernel::archive::Limits;
+use agent_kernel::cgroup::{Cgroup, Handle};
+use agent_kernel::image::{Digest, Store};
+use agent_kernel::policy::Root;
+use agent_kernel::{Host, Identity, Launch, Launched, Plan, Prepared, Workspace, launch, launch_into};
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Prepared plans that are kept; the least recently used goes.
+const KEPT_PLANS: usize = 64;
+/// First user id outside of the first agent's range, and how many each agent has.
+const FIRST_ID: u32 = 0x2000_0000;
+const IDS: u32 = 0x1_0000;
+/// Ranges before the ids of 32 bits (and those that others use at their end) are used up.
+pub const MOST_SLOTS: u32 = 0x5000;
+/// The descriptor on which an agent's program sends heartbeats.
+const HEARTBEAT_FD: i32 = 3;
+
+pub struct Sandboxes {
+    /// Where images are unpacked, by digest.
+    images: PathBuf,
+    host: Option<Host>,
+    plans: HashMap<u64, (Prepared, u64)>,
+    used: u64,
+    workspaces: HashMap<String, Workspace>,
+}
+
+/// What a launched process is known by.
+struct Born {
+    pid: i32,
+    start_ticks: u64,
+    pidfd: OwnedFd,
+    enforced: Vec<String>,
+}
+
+impl Sandboxes {
+    pub fn new(root: &Path) -> Sandboxes {
+        Sandboxes { images: images(root), host: None, plans: HashMap::new(), used: 0, workspaces: HashMap::new() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.workspaces.is_empty()
+    }
+
+    pub fn workspaces(&self) -> usize {
+        self.workspaces.len()
+    }
+
+    fn host(&mut self) -> &Host {
+        self.host.get_or_insert_with(Host::probe)
+    }
+
+    pub fn define(&mut self, key: u64, json: &[u8]) -> Result<(), String> {
+        let plan: Plan = serde_json::from_slice(json).map_err(|e| format!("the sandbox's plan cannot be read: {e}"))?;
+        let host = self.host().clone();
+        let image = image_of(&self.images, &plan)?;
+        let prepared = Prepared::new(&plan, &host, image.as_deref()).map_err(|e| e.to_string())?;
+        if self.plans.len() >= KEPT_PLANS
+            && let Some(oldest) = self.plans.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key)
+        {
+            self.plans.remove(&oldest);
+        }
+        self.used += 1;
+        self.plans.insert(key, (prepared, self.used));
+        Ok(())
+    }
+
+    pub fn launch(&mut self, ask: &LaunchAsk) -> (Answer, Vec<OwnedFd>) {
+        if !self.plans.contains_key(&ask.plan) {
+            return (Answer::UnknownPlan, Vec::new());
+        }
+        match self.try_launch(ask) {
+            Ok(born) => {
+                let Born { pid, start_ticks, pidfd, enforced } = born;
+                (Answer::Launched { pid, start_ticks, enforced }, vec![pidfd])
+            }
+            Err(sentence) => (Answer::Failed(sentence), Vec::new()),
+        }
+    }
+
+    fn try_launch(&mut self, ask: &LaunchAsk) -> Result<Born, String> {
+        let identity = identity(ask.uid_slot, &ask.hostname, &ask.machine_id);
+        self.make_workspace(&ask.agent, ask.plan, &identity)?;
+        self.used += 1;
+        let (prepared, used) = self.plans.get_mut(&ask.plan).ok_or("the plan is gone")?;
+        *used = self.used;
+        let cgroup = open_cgroup(&ask.cgroup)?;
+        let files = Files::open(ask)?;
+        let mut env = environment(&ask.env)?;
+        let mut pass = Vec::new();
+        if let Some(beat) = &files.heartbeat_write {
+            env.push(c_string(&format!("GPVE_HEARTBEAT_FD={HEARTBEAT_FD}"))?);
+            pass.push((beat.as_raw_fd(), HEARTBEAT_FD));
+        }
+        let mut wanted = Launch::new(prepared, &identity, &[]);
+        wanted.argv = ask.argv.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?;
+        wanted.env = env;
+        wanted.cwd = if ask.cwd.is_empty() { None } else { Some(c_string(&ask.cwd)?) };
+        wanted.stdio = [
+            files.stdin_read.as_ref().map(AsRawFd::as_raw_fd),
+            Some(files.stdout.as_raw_fd()),
+            Some(files.stderr.as_raw_fd()),
+        ];
+        wanted.pass = pass;
+        wanted.workspace = self.workspaces.get(&ask.agent);
+        wanted.cgroup = cgroup.as_ref();
+        wanted.denials = Some(files.denials.as_raw_fd());
+        let mut hooks = files.hooks;
+        let status = hooks.status.try_clone().map_err(|e| format!("{}/status: {e}", ask.dir))?;
+        wanted.hooks = Some(&mut hooks);
+        // Written down before anything of the agent runs: from then on a new daemon finds it, whoever dies.
+        let mut record = |pid: i32, _: BorrowedFd<'_>| {
+            let (start_ticks, _) = process::start_ticks(pid).ok_or_else(|| io::Error::other("it is not in /proc"))?;
+            let launched =
+                status::Launched { run: ask.run, pid: pid as u64, start_ticks, spawner: u64::from(std::process::id()) };
+            launched.write(&status)
+        };
+        wanted.on_cloned = Some(&mut record);
+        born(launch(wanted).map_err(|e| e.to_string())?)
+    }
+
+    /// Root makes workspaces apart from the agent, so that they outlive its restarts; others cannot.
+    fn make_workspace(&mut self, agent: &str, key: u64, identity: &Identity) -> Result<(), String> {
+        if !self.host().root || self.workspaces.contains_key(agent) {
+            return Ok(());
+        }
+        let (prepared, _) = self.plans.get(&key).ok_or("the plan is gone")?;
+        if prepared.plan().workspace.is_some() {
+            let workspace = Workspace::create(prepared.plan(), identity).map_err(|e| e.to_string())?;
+            self.workspaces.insert(agent.to_owned(), workspace);
+        }
+        Ok(())
+    }
+
+    pub fn exec(&mut self, ask: &ExecAsk, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
+        if !self.plans.contains_key(&ask.plan) {
+            return (Answer::UnknownPlan, Vec::new());
+        }
+        match self.try_exec(ask, fds) {
+            Ok((launched, status)) => (Answer::Started { pid: launched.pid }, vec![launched.pidfd, status]),
+            Err(sentence) => (Answer::Failed(sentence), Vec::new()),
+        }
+    }
+
+    fn try_exec(&mut self, ask: &ExecAsk, fds: Vec<OwnedFd>) -> Result<(Launched, OwnedFd), String> {
+        let Ok([pidfd, stdin, stdout, stderr]) = <[OwnedFd; 4]>::try_from(fds) else {
+            return Err("a program needs four descriptors beside it".into());
+        };
+        let identity = identity(ask.uid_slot, &ask.hostname, &ask.machine_id);
+        self.used += 1;
+        let (prepared, used) = self.plans.get_mut(&ask.plan).ok_or("the plan is gone")?;
+        *used = self.used;
+        let cgroup = open_cgroup(&ask.cgroup)?;
+        let mut wanted = Launch::new(prepared, &identity, &[]);
+        wanted.argv = ask.argv.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?;
+        wanted.env = environment(&ask.env)?;
+        wanted.cwd = if ask.cwd.is_empty() { None } else { Some(c_string(&ask.cwd)?) };
+        wanted.stdio = [Some(stdin.as_raw_fd()), Some(stdout.as_raw_fd()), Some(stderr.as_raw_fd())];
+        wanted.tty = ask.tty;
+        wanted.cgroup = cgroup.as_ref();
+        let (status_read, status) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| format!("a pipe: {e}"))?;
+        wanted.status = Some(status.as_raw_fd());
+        let launched = launch_into(pidfd.as_raw_fd(), wanted).map_err(|e| e.to_string())?;
+        Ok((launched, status_read))
+    }
+
+    /// A TCP socket in the network of the agent behind the pidfd: made there, used here.
+    pub fn socket(&mut self, fds: Vec<OwnedFd>) -> Result<OwnedFd, String> {
+        let pidfd = fds.into_iter().next().ok_or("no pidfd came with it")?;
+        let say = |what: &str, e: rustix::io::Errno| format!("the agent's network cannot be reached: {what}: {e}");
+        let home = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
+        move_into_thread_name_spaces(pidfd.as_fd(), ThreadNameSpaceType::NETWORK).map_err(|e| say("setns", e))?;
+        let made =
+            socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None);
+        if let Err(e) = move_into_thread_name_spaces(home.as_fd(), ThreadNameSpaceType::NETWORK) {
+            // To go on in an agent's network would be worse than to end: the daemon starts another spawner.
+            eprintln!("spawner: it cannot come back from an agent's network: {e}");
+            std::process::exit(1);
+        }
+        made.map_err(|e| say("socket", e))
+    }
+
+    /// The top of an agent's workspace.
+    pub fn workspace(&mut self, agent: &str, plan: u64, identity: &Identity) -> (Answer, Vec<OwnedFd>) {
+        if !self.plans.contains_key(&plan) {
+            return (Answer::UnknownPlan, Vec::new());
+        }
+        let top = self.make_workspace(agent, plan, identity).and_then(|()| {
+            let workspace = self
+                .workspaces
+                .get(agent)
+                .ok_or_else(|| format!("agent {agent} has no workspace while it does not run"))?;
+            workspace.top().try_clone_to_owned().map_err(|e| format!("the workspace of agent {agent}: {e}"))
+        });
+        match top {
+            Ok(top) => (Answer::Descriptor, vec![top]),
+            Err(sentence) => (Answer::Failed(sentence), Vec::new()),
+        }
+    }
+
+    pub fn forget(&mut self, agent: &str) {
+        self.workspaces.remove(agent);
+    }
+}
+
+/// The directory of a daemon's images.
+pub fn images(root: &Path) -> PathBuf {
+    root.join("images")
+}
+
+/// Where the image of a plan was unpacked, if its root is one.
+pub fn image_of(images: &Path, plan: &Plan) -> Result<Option<PathBuf>, String> {
+    let Root::Image(text) = &plan.root else { return Ok(None) };
+    let digest = Digest::parse(text)?;
+    let store = Store::open(images, Limits::default()).map_err(|e| e.to_string())?;
+    let found = store.root(&digest);
+    let missing =
+        || format!("root.image: {text} is not in {}; import it first (gpve-agentrt image import)", images.display());
+    found.map(Some).ok_or_else(missing)
+}
+
+pub fn identity(slot: u32, hostname: &str, machine_id: &str) -> Identity {
+    Identity::new(FIRST_ID + slot % MOST_SLOTS * IDS, IDS, hostname, machine_id)
+}
+
+fn born(launched: Launched) -> Result<Born, String> {
+    // The process is our child and not reaped: its pid is its own.
+    let (start_ticks, _) = process::start_ticks(launched.pid).ok_or("the agent's process cannot be found in /proc")?;
+    let layers =
+        launched.applied.layers.iter().map(|(layer, what)| {
+            if what.is_empty() { format!("{layer}: none kept") } else { format!("{layer}: {what}") }
+        });
+    let missing = launched.applied.missing.iter().map(|m| format!("not applied: {:?}: {}", m.layer, m.why));
+    Ok(Born { pid: launched.pid, start_ticks, enforced: layers.chain(missing).collect(), pidfd: launched.pidfd })
+}
+
+fn open_cgroup(handle: &[u8]) -> Result<Option<Cgroup>, String> {
+    if handle.is_empty() {
+        return Ok(None);
+    }
+    let handle: Handle =
+        serde_json::from_slice(handle).map_err(|e| format!("the cgroup's handle cannot be read: {e}"))?;
+    Cgroup::open(&handle).map(Some).map_err(|e| e.to_string())
+}
+
+fn c_string(text: &str) -> Result<CString, String> {
+    CString::new(text).map_err(|_| format!("{text:?} contains a NUL byte"))
+}
+
+fn environment(env: &[(String, String)]) -> Result<Vec<CString>, String> {
+    let mut all: Vec<_> = env.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<_, _>>()?;
+    for (name, value) in [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/work")] {
+        if !env.iter().any(|(k, _)| k == name) {
+            all.push(c_string(&format!("{name}={value}"))?);
+        }
+    }
+    Ok(all)
+}
+
+/// What a run needs of the host's files and pipes.
+struct Files {
+    hooks: AgentHooks,
+    denials: OwnedFd,
+    stdin_read: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    heartbeat_write: Option<OwnedFd>,
+}
+
+impl Files {
+    fn open(ask: &LaunchAsk) -> Result<Files, String> {
+        Self::try_open(ask).map_err(|e| format!("the files in {} cannot be made: {e}", ask.dir))
+    }
+
+    fn try_open(ask: &LaunchAsk) -> io::Result<Files> {
+        let dir = Path::new(&ask.dir);
+        let file = |name: &str| -> io::Result<OwnedFd> {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            Ok(rustix::fs::open(dir.join(name), flags, Mode::from_raw_mode(0o600))?)
+        };
+        let status = file("status")?;
+        status::Launched::default().write(&status)?;
+        status::Ended::default().write(&status)?;
+        status::Heartbeat::default().write(&status)?;
+        let mut segments = Vec::with_capacity(SEGMENTS);
+        for i in 0..SEGMENTS {
+            segments.push(file(&segment_name(i))?);
+        }
+        let log_fds = segments.iter().map(AsRawFd::as_raw_fd).chain([status.as_raw_fd()]).collect();
+        let Ok(segments) = <[OwnedFd; SEGMENTS]>::try_from(segments) else { unreachable!("as many as were asked for") };
+        let log_status = status.try_clone()?;
+        let mut log_fds: Vec<i32> = log_fds;
+        log_fds.push(log_status.as_raw_fd());
+        let log = Writer::open(segments, log_status, ask.log_bytes, ask.log_rate)?;
+        let (stdout_read, stdout) = half_blocking()?;
+        let (stderr_read, stderr) = half_blocking()?;
+        let (heartbeat_read, heartbeat_write) = if ask.heartbeat {
+            let (read, write) = half_blocking()?;
+            // The program must never hang because nobody counts its beats.
+            rustix::io::ioctl_fionbio(&write, true)?;
+            (Some(read), Some(write))
+        } else {
+            (None, None)
+        };
+        let (stdin_read, stdin) = if ask.stdin { stdin_fifo(dir)? } else { (None, None) };
+        let hooks = AgentHooks {
+            run: ask.run,
+            status,
+            log,
+            log_fds,
+            stdout: Some(stdout_read),
+            stderr: Some(stderr_read),
+            heartbeat: heartbeat_read,
+            stdin,
+            beats: 0,
+            buffer: vec![0; CHUNK],
+        };
+        Ok(Files { hooks, denials: file("denials")?, stdin_read, stdout, stderr, heartbeat_write })
+    }
+}
+
+/// A pipe whose read end does not block.
+fn half_blocking() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&read, true)?;
+    Ok((read, write))
+}
+
+/// A FIFO that the daemon writes to whenever somebody is attached; init holds it open in between.
+fn stdin_fifo(dir: &Path) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    let path = dir.join("stdin");
+    match rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let held = rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
+    let read = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
+    Ok((Some(read), Some(held)))
+}

@@ -1,0 +1,113 @@
+//! What daemon and spawner say to each other: one message a packet, descriptors beside it.
+
+use serde::{Deserialize, Serialize};
+
+/// Changes with every change of a message here: daemon and spawner may come from different builds.
+pub const VERSION: u32 = 1;
+/// The largest message; the plan of a sandbox, or argv and env, are what fills it.
+pub const MOST_BYTES: usize = 192 * 1024;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    pub token: u64,
+    pub body: Ask,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Ask {
+    Hello {
+        version: u32,
+    },
+    /// A compiled policy (as JSON), by its fingerprint.
+    Plan {
+        key: u64,
+        json: Vec<u8>,
+    },
+    Launch(Box<LaunchAsk>),
+    /// Descriptors: pidfd of init, then stdin, stdout, stderr.
+    Exec(Box<ExecAsk>),
+    /// Descriptor: pidfd of init. Answers with a TCP socket in the agent's network namespace.
+    Socket,
+    /// Answers with a descriptor of the top of the workspace of an agent that does not run; made when there is none yet.
+    Workspace {
+        agent: String,
+        plan: u64,
+        hostname: String,
+        machine_id: String,
+        uid_slot: u32,
+    },
+    /// The agent is deleted: its workspace goes.
+    Forget {
+        agent: String,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LaunchAsk {
+    pub agent: String,
+    /// The agent's directory on the host.
+    pub dir: String,
+    pub plan: u64,
+    pub run: u64,
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub cwd: String,
+    pub hostname: String,
+    pub machine_id: String,
+    /// The agent's range of user ids, by its number.
+    pub uid_slot: u32,
+    /// Handle of its cgroup, as JSON; empty where the host has none.
+    pub cgroup: Vec<u8>,
+    pub log_bytes: u64,
+    pub log_rate: u64,
+    pub stdin: bool,
+    pub heartbeat: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExecAsk {
+    pub plan: u64,
+    pub pid: i32,
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub cwd: String,
+    pub hostname: String,
+    pub machine_id: String,
+    pub uid_slot: u32,
+    pub cgroup: Vec<u8>,
+    /// stdin is a terminal: a session of its own, with it as controlling terminal.
+    pub tty: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reply {
+    /// Of the request.
+    pub token: u64,
+    pub body: Answer,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    Hello {
+        version: u32,
+        pid: i32,
+        workspaces: u32,
+    },
+    Done,
+    /// Beside it the pidfd.
+    Launched {
+        pid: i32,
+        start_ticks: u64,
+        enforced: Vec<String>,
+    },
+    /// Beside it a pidfd, and a pipe on which its supervisor tells how it ended.
+    Started {
+        pid: i32,
+    },
+    /// A descriptor comes with it.
+    Descriptor,
+    /// The plan of that key is not known (any more): send it, then ask again.
+    UnknownPlan,
+    /// One sentence.
+    Failed(String),
+}
