@@ -3,6 +3,7 @@
 import atexit
 import importlib
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -14,16 +15,15 @@ PROTO = Path(__file__).parents[3] / "proto"
 
 def generate(into: Path) -> None:
     """Writes the stubs of gpve.runtime.v1 below `into`, as the package `gpve_runtime_stubs`."""
-    from grpc_tools import protoc
-
     package = into / "gpve_runtime_stubs"
     package.mkdir()
     source = package / "gpve_runtime.proto"
     # A flat name: the package path gpve/... would hide the project's own package `gpve`.
     shutil.copy(PROTO / "gpve/runtime/v1/runtime.proto", source)
-    args = ["protoc", f"-I{package}", f"--python_out={package}", f"--grpc_python_out={package}", str(source)]
-    if protoc.main(args) != 0:
-        raise RuntimeError("the service's stubs cannot be generated")
+    # In a process of its own: the compiler's library and that of OR-Tools cannot live in one.
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{package}"]
+    command += [f"--python_out={package}", f"--grpc_python_out={package}", str(source)]
+    subprocess.run(command, check=True)
     sys.path.insert(0, str(package))
 
 
