@@ -145,8 +145,8 @@ def sweep_faults(
     out: Path,
     workers: int | None = None,
     per_part: int = PART,
-    dask: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    dask: str | None = None,
 ) -> dict[str, Figures]:
     """Run what is missing of a sweep; the figures by flow, of this run and of those before it together.
 
