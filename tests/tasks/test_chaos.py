@@ -20,7 +20,7 @@ from gpve.model.errors import InputError
 from gpve.tasks import advance, ha, lease, machine, operations, worker
 from gpve.tasks.flows import FLOWS
 
-SEEDS = 150
+SEEDS = 210
 OF_HA = {"vm_recover", "vcluster_recover", "agent_recover", "node_rejoin", "node_survey"}
 """Flows that high availability asks for."""
 PARTS = 6
@@ -39,7 +39,7 @@ def test_random_worlds_are_clean(part: int) -> None:
         for status, count in report.tasks.items():
             ended[status] = ended.get(status, 0) + count
     assert ended["done"] > 100
-    assert ended["undone"] > 5
+    assert ended["undone"] > 10
     assert ended.keys() == {"done", "undone"}
 
 
@@ -153,9 +153,9 @@ def test_clocks_that_differ_do_not_keep_an_engine_busy_for_ever() -> None:
 # Planted defects.
 
 
-def caught(seeds: int, every: int = EVERY) -> tuple[Plan, str]:
-    """The first plan that fails, and what it finds."""
-    for seed in range(seeds):
+def caught(seeds: int, every: int = EVERY, first: int = 0) -> tuple[Plan, str]:
+    """The first plan from seed ``first`` on that fails, and what it finds."""
+    for seed in range(first, seeds):
         found = run_plan(make_plan(seed), every).findings
         if found:
             return make_plan(seed), found[0]
@@ -180,7 +180,8 @@ def accept_stale(journal, operation):
 def test_epochs_are_compared_neither_in_the_store_nor_on_the_node(monkeypatch) -> None:
     monkeypatch.setattr(advance, "_own", lambda tx, known, state: tx.get("task", known["id"]))
     monkeypatch.setattr(nodes, "admit", accept_stale)
-    small(*caught(60), mishaps=5)
+    # Seed 1 fails as well, but takes five mishaps to do so.
+    small(*caught(60, first=2))
 
 
 @pytest.mark.parametrize("times", [0, 2])
