@@ -29,7 +29,7 @@ from gpve.store.database import connect, migrate
 from gpve.store.sql import SqlStore
 from gpve.tasks.advance import Operation
 from gpve.tasks.flow import Body, Context, Flow, Flows, Lock, OnNode, Opened, Step
-from gpve.tasks.operations import Make, admit, key_of
+from gpve.tasks.operations import Make, admit
 from gpve.tasks.outcome import Done
 from gpve.tasks.submit import request
 from gpve.tasks.worker import Rules
@@ -57,7 +57,7 @@ class InstantNodes:
     def send(self, operation: Operation, answer: Any) -> None:
         verdict = admit(self._journal, operation)
         if isinstance(verdict, Make):
-            self._journal.record(key_of(operation), operation.epoch, {})
+            self._journal.record(operation, {})
             verdict = Done()
         asyncio.get_running_loop().call_soon(answer, operation, verdict)
 

@@ -3,8 +3,12 @@
 A node keeps a table on disk: what is done, what may never be done (tombstones), and per resource the newest epoch that
 it saw. A refusal leaves no row. The table is a `Journal`; the node's own code makes the effects. The rules, in the
 order in which a command meets them, are those of `admit`; node agents and the simulated nodes share them.
+
+Rows of a task that is over need not be kept for ever: `forget` takes them away, and raises the fence of every resource
+that they were about beyond the task's last epoch, so that a copy of a command that is still on its way is refused.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,20 +28,23 @@ class Journal(Protocol):
     def done(self, key: OpKey) -> dict[str, Any] | None:
         """The result recorded for an operation."""
 
-    def record(self, key: OpKey, epoch: int, result: dict[str, Any]) -> None:
+    def record(self, operation: Operation, result: dict[str, Any]) -> None:
         """An operation is done."""
 
     def tombstone(self, task: int, step: str) -> bool:
-        """Whether the forward direction of this step is forbidden for ever."""
+        """Whether the forward direction of this step is forbidden."""
 
-    def bury(self, task: int, step: str, epoch: int) -> None:
-        """Forbid the forward direction of this step for ever."""
+    def bury(self, operation: Operation) -> None:
+        """Forbid the forward direction of the step whose undo this is."""
 
     def newest(self, resource: str) -> int:
         """The newest epoch seen for a resource; 0 if none."""
 
     def fence(self, resource: str, epoch: int) -> None:
         """A newer epoch was seen."""
+
+    def drop(self, task: int) -> Iterable[str]:
+        """Remove all rows of a task; the resources that they were about."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,15 @@ def admit(journal: Journal, operation: Operation) -> Outcome | Make:
             return Refused("undone before it came")
         return Make()
     # Before the undo begins: a forward command that comes in the middle of it is refused.
-    journal.bury(operation.task, operation.step, operation.epoch)
+    journal.bury(operation)
     if operation.tombstone:
-        journal.record(key_of(operation), operation.epoch, {})
+        journal.record(operation, {})
         return Done()
     return Make(cut=True)
+
+
+def forget(journal: Journal, task: int, epoch: int) -> None:
+    """A task is over, and ``epoch`` is the last that it had: its rows go, and what is still on its way is refused."""
+    for resource in journal.drop(task):
+        if journal.newest(resource) <= epoch:
+            journal.fence(resource, epoch + 1)

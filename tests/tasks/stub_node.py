@@ -48,6 +48,7 @@ class Table:
     def __init__(self, path: Path) -> None:
         self._file = Appended(path)
         self._results: dict[OpKey, dict[str, Any]] = {}
+        self._resources: dict[int, set[str]] = {}
         self._tombstones: set[tuple[int, str]] = set()
         self._epochs: dict[str, int] = {}
         for said in self._file.lines:
@@ -55,12 +56,17 @@ class Table:
 
     def _take(self, said: list[Any]) -> None:
         match said:
-            case ["done", task, step, direction, result]:
+            case ["done", task, step, direction, result, resource]:
                 self._results[task, step, direction] = result
+                self._resources.setdefault(task, set()).add(resource)
             case ["tombstone", task, step]:
                 self._tombstones.add((task, step))
             case ["epoch", resource, epoch]:
                 self._epochs[resource] = epoch
+            case ["dropped", task]:
+                self._resources.pop(task, None)
+                self._tombstones = {(of, step) for of, step in self._tombstones if of != task}
+                self._results = {key: result for key, result in self._results.items() if key[0] != task}
 
     def _write(self, *said: Any) -> None:
         self._file.add(said)
@@ -69,21 +75,26 @@ class Table:
     def done(self, key: OpKey) -> dict[str, Any] | None:
         return self._results.get(key)
 
-    def record(self, key: OpKey, epoch: int, result: dict[str, Any]) -> None:
-        self._write("done", *key, result)
+    def record(self, operation: Operation, result: dict[str, Any]) -> None:
+        self._write("done", *key_of(operation), result, operation.resource)
 
     def tombstone(self, task: int, step: str) -> bool:
         return (task, step) in self._tombstones
 
-    def bury(self, task: int, step: str, epoch: int) -> None:
-        if (task, step) not in self._tombstones:
-            self._write("tombstone", task, step)
+    def bury(self, operation: Operation) -> None:
+        if (operation.task, operation.step) not in self._tombstones:
+            self._write("tombstone", operation.task, operation.step)
 
     def newest(self, resource: str) -> int:
         return self._epochs.get(resource, 0)
 
     def fence(self, resource: str, epoch: int) -> None:
         self._write("epoch", resource, epoch)
+
+    def drop(self, task: int) -> list[str]:
+        resources = sorted(self._resources.get(task, ()))
+        self._write("dropped", task)
+        return resources
 
 
 class Node:
@@ -109,7 +120,7 @@ class Node:
             self.make(operation)
         except Cannot as error:
             return Refused(str(error))
-        self.table.record(key_of(operation), operation.epoch, {})
+        self.table.record(operation, {})
         return Done()
 
     def make(self, operation: Operation) -> None:

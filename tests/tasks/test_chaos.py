@@ -53,6 +53,7 @@ def test_plans_reach_everything() -> None:
     assert any(None not in plan.engines for plan in plans)
     assert 100 < sum(plan.ha for plan in plans) < 250
     assert {mishap.what for plan in plans if plan.ha for mishap in plan.mishaps} == befell
+    assert {plan.forget_s for plan in plans} == {None, 0.0, 5.0, 60.0}
 
 
 def test_high_availability_is_reached() -> None:
@@ -184,6 +185,17 @@ def test_epochs_are_compared_neither_in_the_store_nor_on_the_node(monkeypatch) -
     small(*caught(60, first=2))
 
 
+def test_a_stale_epoch_is_accepted_on_the_node_alone(monkeypatch) -> None:
+    """A command that comes when the node has forgotten its task: nothing but the fence is left to refuse it."""
+    monkeypatch.setattr(nodes, "admit", accept_stale)
+    small(*caught(80, first=20))
+
+
+def test_a_node_forgets_without_a_fence(monkeypatch) -> None:
+    monkeypatch.setattr(nodes, "forget", lambda journal, task, epoch: journal.drop(task))
+    small(*caught(80, first=20))
+
+
 @pytest.mark.parametrize("times", [0, 2])
 def test_a_claim_is_dropped_or_counted_twice(monkeypatch, times: int) -> None:
     claim = advance.claim
@@ -209,7 +221,7 @@ def test_undo_goes_forward(monkeypatch) -> None:
 
 
 def test_a_tombstone_is_forgotten(monkeypatch) -> None:
-    monkeypatch.setattr(nodes.MemoryJournal, "bury", lambda self, task, step, epoch: None)
+    monkeypatch.setattr(nodes.MemoryJournal, "bury", lambda self, operation: None)
     small(*caught(400))
 
 

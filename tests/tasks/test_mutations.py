@@ -53,7 +53,7 @@ def test_undo_goes_forward(monkeypatch):
 
 
 def test_a_tombstone_is_forgotten(monkeypatch):
-    monkeypatch.setattr(nodes.MemoryJournal, "bury", lambda self, task, step, epoch: None)
+    monkeypatch.setattr(nodes.MemoryJournal, "bury", lambda self, operation: None)
     assert next(found(OVERTAKEN), None)
 
 

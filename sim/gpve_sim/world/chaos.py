@@ -126,6 +126,8 @@ class _Chaos:
         self._populate()
         self.store.look = self._after_transaction
         self.nodes.made = self._after_effect
+        if self.plan.forget_s is not None:
+            self.world.over = self._forget_later
         for at, held in enumerate(self.plan.engines):
             engine = SimEngine(self.world, f"engine-{at}", None if held is None else frozenset(held))
             self.world.engines.append(engine)
@@ -314,6 +316,11 @@ class _Chaos:
         alive = all(row["alive"] for row in self.store.tables["node"].values())
         alive &= not any(node.hardware.ended for node in self.nodes.by_name.values())
         return not self.plan.ha or (self.env.now > found_by and alive)
+
+    def _forget_later(self, task: int, status: Status) -> None:
+        if status in CLOSED and self.plan.forget_s is not None:
+            epoch = self.store.tables["task"][task,]["epoch"]
+            self.env.timeout(self.plan.forget_s).callbacks.append(lambda _: self.nodes.forget(task, epoch))
 
     # What must be true.
 

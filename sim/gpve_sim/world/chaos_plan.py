@@ -86,6 +86,8 @@ class Plan:
     mishaps: tuple[Mishap, ...]
     ha: bool = False
     """Whether the nodes beat, and dead ones are found."""
+    forget_s: float | None = None
+    """So long after its end the nodes forget a task; None: never."""
 
     def text(self) -> str:
         """As a file."""
@@ -105,6 +107,7 @@ def read_plan(file: Path) -> Plan:
             tuple(Wish(**wish) for wish in read["wishes"]),
             tuple(Mishap(**mishap) for mishap in read["mishaps"]),
             read.get("ha", False),
+            read.get("forget_s"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"not a plan of gpve chaos ({error})", file) from None
@@ -164,7 +167,8 @@ class _Maker:
         mishaps = sorted(drawn, key=lambda m: m.at)
         limit = self.chance.choice((None, None, len(residents) + 4))
         wishes = tuple(sorted(self.wishes, key=lambda wish: (wish.at, wish.number)))
-        return Plan(self.seed, self.nodes, self.engines, residents, limit, wishes, tuple(mishaps), self.ha)
+        forget_s = random.Random(f"chaos/forget/{self.seed}").choice((None, 0.0, 5.0, 60.0))
+        return Plan(self.seed, self.nodes, self.engines, residents, limit, wishes, tuple(mishaps), self.ha, forget_s)
 
     def _moment(self) -> float:
         # Crowded at the beginning of some runs, spread over the others.

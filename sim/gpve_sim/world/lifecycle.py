@@ -374,7 +374,8 @@ class _Drive:
             row, log = self.store.take_out(task)
             self.archived["task"].add([row])
             self.archived["event"].add(log)
-            self.world.nodes.forget(task)
+            self.world.nodes.forget_effects(task)
+            self.world.nodes.forget(task, row["epoch"])
         else:
             self._stuck.append(task)
             return

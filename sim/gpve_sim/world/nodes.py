@@ -7,7 +7,7 @@ from typing import Any
 import simpy
 
 from gpve.tasks.advance import Operation
-from gpve.tasks.operations import Make, OpKey, admit, key_of
+from gpve.tasks.operations import Make, OpKey, admit, forget, key_of
 from gpve.tasks.outcome import Done, Outcome, Refused, Unknown
 from gpve_sim.world.faults import Fault, Faults
 from gpve_sim.world.hardware import RESULTS, VERBS, Cannot, Hardware
@@ -22,6 +22,8 @@ class MemoryJournal:
 
     results: dict[int, dict[OpKey, dict[str, Any]]] = field(default_factory=dict)
     """By task and operation."""
+    resources: dict[int, dict[str, None]] = field(default_factory=dict)
+    """By task: what its operations were about."""
     tombstones: set[tuple[int, str]] = field(default_factory=set)
     epochs: dict[str, int] = field(default_factory=dict)
 
@@ -30,22 +32,24 @@ class MemoryJournal:
         of_task = self.results.get(key[0])
         return None if of_task is None else of_task.get(key)
 
-    def record(self, key: OpKey, epoch: int, result: dict[str, Any]) -> None:
+    def record(self, operation: Operation, result: dict[str, Any]) -> None:
         """As in `gpve.tasks.operations.Journal`."""
-        self.results.setdefault(key[0], {})[key] = result
+        self.results.setdefault(operation.task, {})[key_of(operation)] = result
+        self.resources.setdefault(operation.task, {})[operation.resource] = None
 
-    def forget(self, task: int) -> None:
-        """The task is over, and has been kept long enough."""
+    def drop(self, task: int) -> list[str]:
+        """As in `gpve.tasks.operations.Journal`."""
         for _, step, _ in self.results.pop(task, ()):
             self.tombstones.discard((task, step))
+        return list(self.resources.pop(task, ()))
 
     def tombstone(self, task: int, step: str) -> bool:
         """As in `gpve.tasks.operations.Journal`."""
         return (task, step) in self.tombstones
 
-    def bury(self, task: int, step: str, epoch: int) -> None:
+    def bury(self, operation: Operation) -> None:
         """As in `gpve.tasks.operations.Journal`."""
-        self.tombstones.add((task, step))
+        self.tombstones.add((operation.task, operation.step))
 
     def newest(self, resource: str) -> int:
         """As in `gpve.tasks.operations.Journal`."""
@@ -82,12 +86,6 @@ class SimNode:
             most = max(boots.count(boot) for boot in boots)
             if most > 1:
                 yield key, most
-
-    def forget(self, task: int) -> None:
-        """Forget a task that is over."""
-        for key in self.journal.results.get(task, ()):
-            self.effects.pop(key, None)
-        self.journal.forget(task)
 
 
 class SimNodes:
@@ -142,10 +140,17 @@ class SimNodes:
     def _after(self, delay_s: float, what: Callable[..., None], *given: Any) -> None:
         self.env.timeout(delay_s).callbacks.append(lambda _: what(*given))
 
-    def forget(self, task: int) -> None:
-        """A task is over: its nodes forget it."""
-        for name in self._worked_on.pop(task, ()):
-            self.by_name[name].forget(task)
+    def forget(self, task: int, epoch: int) -> None:
+        """A task is over, and had this epoch last: its nodes forget it."""
+        for name in sorted(self._worked_on.pop(task, ())):
+            forget(self.by_name[name].journal, task, epoch)
+
+    def forget_effects(self, task: int) -> None:
+        """Nobody will ask what a task has changed."""
+        for name in self._worked_on.get(task, ()):
+            effects = self.by_name[name].effects
+            for key in self.by_name[name].journal.results.get(task, ()):
+                effects.pop(key, None)
 
     def power_loss(self, name: str, for_s: float) -> None:
         """A node loses power and comes back after a while."""
@@ -261,7 +266,7 @@ class SimNodes:
             self.power_loss(node.name, self.faults.outage_s)
             return
         if isinstance(outcome, Done):
-            node.journal.record(key, operation.epoch, outcome.result)
+            node.journal.record(operation, outcome.result)
         answers = node.under_way.pop(key)
         if fault is Fault.NODE_DIES_AFTER_RECORD:
             self.power_loss(node.name, self.faults.outage_s)
