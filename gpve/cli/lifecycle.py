@@ -64,6 +64,12 @@ def _print(said: dict[str, Any], experiment: "Experiment", out: Path | None) -> 
         rows.append((f"{kind}: share of its life in which it ran", f"{100 * share:.5f} %"))
     if said["node_failures"] or said["restarts"]:
         rows.append(("nodes that failed / restarts of guests", f"{said['node_failures']:,} / {said['restarts']:,}"))
+    moved = said["migrations"]
+    if moved["count"]:
+        copying, still = moved["transfer_s"], moved["still_s"]
+        rows.append(("migrations", f"{moved['count']:,}"))
+        rows.append(("copying, p50 / p99", f"{copying['p50']:.3f} s / {copying['p99']:.3f} s"))
+        rows.append(("standing still, p50 / p99", f"{still['p50']:.3f} s / {still['p99']:.3f} s"))
     for status, count in said["tasks"].items():
         rows.append((f"tasks {status}", f"{count:,}"))
     rows.append(("steps undone", f"{said['steps_undone']:,}"))

@@ -7,12 +7,13 @@ import gpve_sim as lab
 import numpy as np
 import pytest
 from gpve_sim.driver import Settings, replay_trace
+from gpve_sim.kernel.tables import A_LOG, BLOCKED, MOVED
 from gpve_sim.policies import load
 from gpve_sim.trace import Trace
 from gpve_sim.world.lifecycle import replay_lifecycle
 from gpve_sim.world.outages import Failures
 from gpve_sim.world.profile import Profile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from pyarrow import parquet
 
 from gpve.model.errors import InputError
@@ -66,6 +67,42 @@ def test_any_trace_places_alike(policy, nodes, guests):
     assert [finding for finding in audit(played.rows, FLOWS) if "given away more" not in finding] == []
 
 
+@pytest.mark.parametrize("policy", ["best-fit", "random"])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(nodes=clusters(), guests=guest_lists(most=12))
+def test_nodes_join_and_are_drained_alike(policy, nodes, guests):
+    """The same guests move to the same nodes, as long as each of them finds room: else a drain is given up."""
+    trace = Trace("random", guests, nodes)
+    run = replay_trace(trace, load(policy), settings=Settings(seed=1)).run
+    log = run.log[: run.at[A_LOG]]
+    assume(not (log[:, 3] == BLOCKED).any())
+    played = replay_lifecycle(trace, load(policy), seed=1)
+    assert (run.node == played.node).all()
+    moved = [(int(guest), nodes.names[int(node)]) for _, guest, node, event, _ in log if event == MOVED]
+    assert moved == [(one.row, one.target) for one in played.migrations]
+
+
+def test_migrations_share_a_link_and_stand_still():
+    """A dozen guests leave one of five nodes at once, and one leaves it alone."""
+    trace = part("generated/azure-like", 60)
+    nodes = trace.nodes.take(np.arange(5))
+    drained = float(trace.guests.arrival_s.max()) + 60.0
+    trace = replace(trace, guests=replace(trace.guests, departure_s=np.full(60, drained + 7200.0)))
+    nodes = replace(nodes, drain_s=np.array([drained, *[np.inf] * 4]))
+    together = replay_lifecycle(trace, load("worst-fit"), nodes=nodes, profile=Profile(seed=1))
+    there = int((together.node == 0).sum())
+    assert together.summary()["migrations"]["count"] == there > 10
+    assert audit(together.rows, FLOWS) == []
+    lone = trace.guests.take(np.flatnonzero(together.node == 0)[:1])
+    alone = replay_lifecycle(replace(trace, guests=lone), load("first-fit"), nodes=nodes, profile=Profile(seed=1))
+    (one,) = alone.migrations
+    assert one.transfer_s > lone.memory_mib[0] / 1_100.0
+    assert max(other.transfer_s for other in together.migrations) > 3 * one.transfer_s
+    assert 0.0 < one.still_s < 1.0
+    assert alone.uptime.down_s.sum() == pytest.approx(one.still_s)
+    assert 0.999 < alone.summary()["availability"]["vm"] < 1.0
+
+
 def test_things_take_their_time():
     trace = part("generated/azure-like", 300)
     played = replay_lifecycle(trace, load("best-fit"), profile=Profile(seed=1))
@@ -112,9 +149,6 @@ def test_what_is_not_played_is_said():
     trace = part("generated/azure-like", 5)
     with pytest.raises(InputError, match="say drop or backfill"):
         replay_lifecycle(trace, load("best-fit"), queue="wait")
-    nodes = replace(trace.nodes, drain_s=np.full(len(trace.nodes), 5.0))
-    with pytest.raises(InputError, match="--fidelity placement alone"):
-        replay_lifecycle(trace, load("best-fit"), nodes=nodes)
 
 
 def test_from_the_command_line(gpve, tmp_path):

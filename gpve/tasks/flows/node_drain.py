@@ -7,11 +7,10 @@ has moved stays where it is.
 
 from typing import Any
 
-from gpve.tasks.errors import Forbidden, NotFound
-from gpve.tasks.flow import Body, Command, Context, Flow, InStore, Lock, Opened, Retry, Step
+from gpve.tasks.flow import Body, Command, Context, Flow, InStore, Opened, Retry, Step
 from gpve.tasks.flows.create import NodeName
+from gpve.tasks.flows.nodes import alone, close, locks, node_named
 from gpve.tasks.ledger import Tx
-from gpve.tasks.state import CLOSED
 
 LOOK_S = 30.0
 """How often a drain looks whether the node is empty."""
@@ -40,28 +39,15 @@ def empty(drain: Context) -> Command:
 
 def open_(tx: Tx, wish: Any, task: int) -> Opened:
     """`Flow.open`: the node is there, and not being drained."""
-    name = wish.body.node
-    if tx.get("node", name) is None:
-        raise NotFound("node", name)
-    for other in tx.where("task", target=name):
-        if other["flow"] == "node_drain" and other["status"] not in CLOSED:
-            raise Forbidden(f"{wish.flow.name} {name}", f"drained by task {other['id']}", ("cancel that task",))
+    name = node_named(tx, wish.body.node)["name"]
+    alone(tx, name, "node_drain", f"{wish.flow.name} {name}", "drained by task {task}", "cancel that task")
     return Opened(name)
-
-
-def locks(target: Any, body: Any) -> list[Lock]:
-    """None: claims guard a node, and `open_` keeps out a second drain."""
-    return []
 
 
 def read(tx: Tx, target: str, body: Any) -> dict[str, Any]:
     """Whether the node was open."""
     node = tx.get("node", body.node)
     return {"open": node is not None and node["open"]}
-
-
-def close(tx: Tx, drain: Context, done: bool) -> None:
-    """`Flow.close`: the steps have said it all."""
 
 
 node_drain = Flow(

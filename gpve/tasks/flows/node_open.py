@@ -1,7 +1,8 @@
 """Open a node that was drained: it takes guests again."""
 
 from gpve.tasks.flow import Command, Context, Flow, InStore, Step
-from gpve.tasks.flows.node_drain import OnNodeItself, close, locks, open_, read
+from gpve.tasks.flows.node_drain import OnNodeItself, open_, read
+from gpve.tasks.flows.nodes import close, locks
 
 
 def open_node(node: Context) -> Command:

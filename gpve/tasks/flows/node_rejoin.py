@@ -6,12 +6,12 @@ are called back, for the guest is at home again. What became of the other guests
 
 from typing import Any
 
-from gpve.tasks.errors import Forbidden, NotFound
+from gpve.tasks.errors import Forbidden
 from gpve.tasks.flow import Body, Command, Context, Flow, InStore, OnNode, Opened, Step
 from gpve.tasks.flows.create import NodeName
-from gpve.tasks.flows.node_survey import FOR_EVER_S, PATIENT, close, locks
+from gpve.tasks.flows.node_survey import FOR_EVER_S, PATIENT
+from gpve.tasks.flows.nodes import alone, close, locks, node_named
 from gpve.tasks.ledger import Tx
-from gpve.tasks.state import CLOSED
 
 
 class NodeRejoin(Body):
@@ -38,15 +38,10 @@ def revive(node: Context) -> Command:
 
 def open_(tx: Tx, wish: Any, task: int) -> Opened:
     """`Flow.open`: the node is there, was declared dead, and is not on its way back already."""
-    name = wish.body.node
-    row = tx.get("node", name)
-    if row is None:
-        raise NotFound("node", name)
-    if row["alive"]:
-        raise Forbidden(f"have node {name} rejoin", "alive", ())
-    for other in tx.where("task", target=name):
-        if other["flow"] == wish.flow.name and other["status"] not in CLOSED:
-            raise Forbidden(f"have node {name} rejoin", f"on its way back (task {other['id']})", ("wait for its end",))
+    name, wished = wish.body.node, f"have node {wish.body.node} rejoin"
+    if node_named(tx, name)["alive"]:
+        raise Forbidden(wished, "alive", ())
+    alone(tx, name, wish.flow.name, wished, "on its way back (task {task})", "wait for its end")
     return Opened(name)
 
 

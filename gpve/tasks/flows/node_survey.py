@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from gpve.tasks.errors import NotFound
-from gpve.tasks.flow import Body, Command, Context, Flow, InStore, Lock, OnNode, Opened, Retry, Step
+from gpve.tasks.flow import Body, Command, Context, Flow, InStore, OnNode, Opened, Retry, Step
 from gpve.tasks.flows.create import NodeName
 from gpve.tasks.flows.guests import GuestId
+from gpve.tasks.flows.nodes import close, locks, node_named
 from gpve.tasks.ledger import Tx
 
 PATIENT = Retry(first_s=5.0, factor=1.5, longest_s=300.0, attempts=1 << 30)
@@ -48,18 +48,7 @@ def report(node: Context) -> Command:
 
 def open_(tx: Tx, wish: Any, task: int) -> Opened:
     """`Flow.open`: the node is there."""
-    if tx.get("node", wish.body.node) is None:
-        raise NotFound("node", wish.body.node)
-    return Opened(wish.body.node)
-
-
-def locks(target: Any, body: Any) -> list[Lock]:
-    """None: it alters nothing that somebody works on."""
-    return []
-
-
-def close(tx: Tx, node: Context, done: bool) -> None:
-    """`Flow.close`: the steps have said it all."""
+    return Opened(node_named(tx, wish.body.node)["name"])
 
 
 node_survey = Flow(

@@ -53,7 +53,7 @@ def discard(vm: Context) -> Command:
 
 def transfer(vm: Context) -> Command:
     """The source copies memory and disks, and holds the guest still at the end."""
-    return on(vm, "vm.transfer", _source(vm), to=vm.node)
+    return on(vm, "vm.transfer", _source(vm), to=vm.node, memory_mib=spec(vm)["memory_mib"])
 
 
 def abort(vm: Context) -> Command:

@@ -1,27 +1,24 @@
 """A trace at lifecycle fidelity: every guest goes through the engine's own flows against simulated nodes.
 
 A guest arrives: it is created and started. Its life begins when it runs; an agent is paused while it is idle; at the
-end a guest is stopped and deleted.
+end a guest is stopped and deleted. A node that joins is opened, one that is drained sends its VMs elsewhere.
 Decisions are those of the compiled core, guest by guest, on the very classes, group rules and lots of a replay at
 placement fidelity; so where nothing takes time and nothing fails, both place every guest on the same node and devices.
 
-At equal times: departures in the order of the trace, then arrivals in file order. The tasks of an event are driven as
-far as they come at that moment before the next event is looked at.
+At equal times: departures in the order of the trace, then changes of nodes, then arrivals in file order. The tasks of
+an event are driven as far as they come at that moment before the next event is looked at.
 """
 
 import heapq
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import simpy
-from numpy.typing import NDArray
 
 from gpve.model.columns import FOREVER, Nodes
 from gpve.model.errors import InputError
@@ -32,16 +29,21 @@ from gpve.tasks.errors import Forbidden
 from gpve.tasks.events import encode
 from gpve.tasks.flow import Flow, Flows, Step
 from gpve.tasks.flows import FLOWS
+from gpve.tasks.flows.node_drain import LOOK_S
 from gpve.tasks.ha import ACTOR
 from gpve.tasks.ledger import Row, Tx, Work
 from gpve.tasks.state import CLOSED, Status
 from gpve.tasks.submit import request, resume
-from gpve.tasks.tables import TABLES
 from gpve.tasks.worker import Rules
+from gpve_sim.kernel.tables import ADD
 from gpve_sim.trace import Trace
+from gpve_sim.workload import node_events
 from gpve_sim.world.archive import Archive
 from gpve_sim.world.engine import World
 from gpve_sim.world.faults import Faults
+from gpve_sim.world.lived import Lifecycle
+from gpve_sim.world.lives import LIVES, Life, phases_of
+from gpve_sim.world.migrations import Migration, migration_of
 from gpve_sim.world.node_outages import NodeOutages
 from gpve_sim.world.nodes import SimNodes
 from gpve_sim.world.outages import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Failures, Uptime
@@ -50,14 +52,11 @@ from gpve_sim.world.store import MemoryStore
 from gpve_sim.world.trace_placer import TracePlacer
 
 NEVER = float("inf")
-DEPARTURE, PHASE, CRASH, FAIL = 0, 1, 2, 3
+DEPARTURE, NODE, PHASE, CRASH, FAIL = 0, 1, 2, 3, 4
 """Order at equal times; arrivals come after all of them."""
 AGAIN_S = 1.0
 TRIES = 5
 """How often somebody whose guest was not made asks again, when it was not for want of room."""
-LIVES = {"vm": ("vm_stop", "vm_delete"), "vcluster": ("vcluster_stop", "vcluster_delete")}
-LIVES["agent"] = ("agent_stop", "agent_delete")
-"""By kind: the flows that end a guest."""
 SHARED: dict[str, dict[str, Any]] = {
     "vm": {"disks": [{"pool": "shared", "size_gib": 8}]},
     "vcluster": {"pool": "shared"},
@@ -66,118 +65,6 @@ SHARED: dict[str, dict[str, Any]] = {
 NO_FAILURES = Failures()
 CALM = Rules(lease_s=1e9, sweep_s=1e9, most=1 << 30, keep_s=1e18)
 """One engine that nobody disturbs: nothing has to be looked for."""
-
-
-@dataclass
-class Lifecycle:
-    """What a trace came to at lifecycle fidelity. G guests."""
-
-    trace: Trace
-    names: tuple[str, ...]
-    """Of the nodes."""
-    node: NDArray[np.int64]
-    """(G,) row of the node on which a guest was placed; -1: never."""
-    devices: NDArray[np.int64]
-    """(G,) devices as bits."""
-    running_s: NDArray[np.float64]
-    """(G,) seconds from arrival until it ran; NaN: never."""
-    tasks: dict[str, Counter[str]]
-    """By flow: how many ended how."""
-    store: MemoryStore
-    archived: dict[str, Archive]
-    """Tables `task` and `event`: what is over, and not in the store any more."""
-    uptime: Uptime
-    ended_at: float
-    """Seconds."""
-    node_failures: int
-    replay_s: float
-
-    def table(self, name: str) -> pa.Table:
-        """The rows of table ``event`` or ``task``, by primary key."""
-        live = Archive(name)
-        live.add(self.store.rows(name))
-        found = pa.concat_tables([self.archived[name].table(), live.table()])
-        return found.sort_by([(column, "ascending") for column in TABLES[name].key])
-
-    def rows(self, name: str) -> list[Row]:
-        """The rows of any table, as the audit wants them."""
-        return self.table(name).to_pylist() if name in self.archived else self.store.rows(name)
-
-    @property
-    def log(self) -> Any:
-        """The logs of all tasks as a pandas frame: task, seq, kind, step, at (seconds), epoch, data, revision."""
-        return self.table("event").to_pandas()
-
-    def summary(self) -> dict[str, Any]:
-        """What the command line prints."""
-        guests = self.trace.guests
-        ran = ~np.isnan(self.running_s)
-        by_kind = {}
-        for code, kind in enumerate(KINDS):
-            times = self.running_s[ran & (guests.kind == code)]
-            if len(times):
-                p50, p99 = (round(float(np.percentile(times, q)), 6) for q in (50, 99))
-                by_kind[kind] = {"guests": len(times), "p50_s": p50, "p99_s": p99}
-        outcomes: Counter[str] = sum(self.tasks.values(), Counter())
-        kinds = self.table("event").column("kind")
-        undone = pc.sum(pc.equal(kinds, "undone")).as_py() or 0
-        return {
-            "fidelity": "lifecycle",
-            "arrivals": len(guests),
-            "placed": int((self.node >= 0).sum()),
-            "failed": int((self.node < 0).sum()),
-            "time_to_running": by_kind,
-            "availability": self._availability(),
-            "node_failures": self.node_failures,
-            "restarts": int(self.uptime.restarts.sum()),
-            "tasks": dict(outcomes),
-            "tasks_by_flow": {flow: dict(counts) for flow, counts in sorted(self.tasks.items())},
-            "steps_undone": undone,
-            "log_rows": len(kinds),
-            "replay_s": round(self.replay_s, 3),
-            "guests_per_s": round(len(guests) / self.replay_s) if self.replay_s else None,
-        }
-
-    def _availability(self) -> dict[str, float]:
-        """By kind: the share of the guests' lives in which they ran."""
-        found = {}
-        for code, kind in enumerate(KINDS):
-            share = self.uptime.availability(self.trace.guests.kind == code, self.ended_at)
-            if share is not None:
-                found[kind] = round(share, 9)
-        return found
-
-
-@dataclass
-class _Life:
-    """A guest, and the flows that are due for it, one after another."""
-
-    row: int
-    guest: int = -1
-    due: deque[str] = field(default_factory=deque)
-    busy: bool = False
-    over: bool = False
-    """It departs: what was due before does not matter any more."""
-    node: str | None = None
-    tries: int = 0
-    crashes: int = 0
-
-
-def phases_of(trace: Trace) -> dict[int, list[tuple[float, str]]]:
-    """By row of an agent: when it falls idle (it is paused) and when it goes on (resumed), in order."""
-    usage = trace.usage
-    if usage is None or usage.phase is None or "idle" not in usage.phase_names:
-        return {}
-    idle = usage.phase_names.index("idle")
-    agents = trace.guests.kind == Kind.AGENT
-    was_idle: dict[int, bool] = {}
-    changes: dict[int, list[tuple[float, str]]] = defaultdict(list)
-    # Rows are sorted by their start.
-    for g, start, phase in zip(usage.guest.tolist(), usage.start_s.tolist(), usage.phase.tolist(), strict=True):
-        if agents[g] and was_idle.get(g, False) != (phase == idle):
-            was_idle[g] = phase == idle
-            changes[g].append((start, "agent_pause" if phase == idle else "agent_resume"))
-    return dict(changes)
 
 
 def without_waiting(flow: Flow) -> Flow:
@@ -206,31 +93,39 @@ class _Drive:
         self.archived = {"task": Archive("task"), "event": Archive("event")}
         no_time = profile == NO_TIME
         sim_nodes = SimNodes(self.env, list(nodes.names), Faults(), delay_s=0.0 if no_time else 0.001)
-        sim_nodes.work_of = profile.work_s
+        sim_nodes.work_of = lambda op: profile.work_s(op, sim_nodes.at_once(op) if op.verb == "vm.transfer" else 1)
         flows = FLOWS
         if queue == "drop":
             flows = Flows([without_waiting(flow) if flow.name.endswith("_create") else flow for flow in FLOWS])
         self.world = World(self.env, self.store, sim_nodes, lambda: self.placer, flows, rules=CALM)
-        self.lives: dict[int, _Life] = {}
+        self.lives: dict[int, Life] = {}
         self.tasks: dict[str, Counter[str]] = defaultdict(Counter)
-        self.flow_of: dict[int, tuple[str, _Life]] = {}
+        self.flow_of: dict[int, tuple[str, Life]] = {}
         self.running_s = np.full(len(trace.guests), np.nan)
         self.ahead: list[tuple[float, int, int, str]] = []
-        """A heap of (time, order, row, flow): departures, and agents that fall idle or go on."""
+        """A heap of (time, order, row, flow): departures, changes of nodes, and agents that fall idle or go on."""
         self._phases = phases_of(trace)
         self.failures = failures
         self.uptime = Uptime(len(trace.guests))
         self.outages = NodeOutages(self.world, failures, self._fell, self._returned)
-        self._life_of: dict[int, _Life] = {}
+        self._life_of: dict[int, Life] = {}
         """By the guest's number."""
         self._on: dict[str, set[int]] = defaultdict(set)
         """By node: the rows of the guests that run there."""
+        self.node_tasks: set[int] = set()
+        """Drains and openings that the trace asks for."""
+        self._ended: list[int] = []
+        """Tasks that are over, and still in the store."""
+        self.migrations: list[Migration] = []
         self._crashes: dict[int, np.random.Generator] = {}
         self._stuck: list[int] = []
         self._until = float(
             np.where(trace.guests.departure_s < FOREVER, trace.guests.departure_s, -NEVER).max(initial=0)
         )
         self._until = max(self._until, float(trace.guests.arrival_s.max(initial=0.0)))
+        events = node_events(nodes)
+        for at, kind, n in events.rows():
+            heapq.heappush(self.ahead, (at, NODE, n, "node_open" if kind == ADD else "node_drain"))
         for name in nodes.names:
             self._fail_next(name)
         self._fill(nodes)
@@ -246,7 +141,14 @@ class _Drive:
                 gpus = [1000] * int(nodes.gpu_count[n])
                 model = nodes.gpu_model_names[nodes.gpu_model[n]] if nodes.gpu_model[n] >= 0 else ""
                 amounts = {"cpu_milli": int(records["cpu"][n]), "memory_mib": int(records["mem"][n])}
-                row = {"name": name, "open": True, "alive": True, "gpu_model": model, "labels": "{}", "taints": "[]"}
+                row = {
+                    "name": name,
+                    "open": bool(records["open"][n]),
+                    "alive": True,
+                    "gpu_model": model,
+                    "labels": "{}",
+                    "taints": "[]",
+                }
                 row |= {"used_cpu_milli": 0, "used_memory_mib": 0, "used_gpu_milli": encode([0] * len(gpus))}
                 tx.put("node", {**row, **amounts, "gpus": encode(gpus), "version": 0})
 
@@ -270,14 +172,14 @@ class _Drive:
             body |= SHARED.get(KINDS[int(guests.kind[g])], {})
         life = self.lives.get(g)
         if life is None:
-            life = self.lives[g] = _Life(g)
+            life = self.lives[g] = Life(g)
         life.busy = True
         life.tries += 1
         if life.tries > 1:
             body["name"] += f"-{life.tries}"
         self._submit(f"{KINDS[int(guests.kind[g])]}_create", body, life)
 
-    def _submit(self, flow: str, body: dict[str, Any], life: _Life) -> None:
+    def _submit(self, flow: str, body: dict[str, Any], life: Life) -> None:
         def then(answer: Any) -> None:
             if isinstance(answer, Forbidden):
                 # High availability was quicker: again a little later.
@@ -321,6 +223,24 @@ class _Drive:
         self.uptime.up(g, now + backoff_s)
         self._crash_next(g, now + backoff_s)
 
+    def change_node(self, n: int, flow: str) -> None:
+        """A node joins, or is drained."""
+
+        def then(answer: Any) -> None:
+            if isinstance(answer, Exception):
+                raise answer
+            self.node_tasks.add(answer["id"])
+            self._see_to_drain(answer["id"])
+
+        body = {"node": self.placer.names[n]}
+        self.world.engines[0].submit(request(self.world.flows, flow, body), then)
+
+    def _see_to_drain(self, task: int) -> None:
+        """What a drain submits is found by the sweeps of production; here nobody sweeps."""
+        if task in self.node_tasks:
+            self.world.engines[0].look()
+            self.env.timeout(LOOK_S).callbacks.append(lambda _: self._see_to_drain(task))
+
     def _crash_next(self, g: int, after: float) -> None:
         if self.failures.agent_mtbf_s < NEVER and self.trace.guests.kind[g] == Kind.AGENT:
             lots = self._crashes.setdefault(g, self.failures.agent_lots(g))
@@ -343,7 +263,7 @@ class _Drive:
             # What an operator does once the node is back.
             self.world.engines[0].see_to(partial(resume, task=task))
 
-    def _next(self, life: _Life) -> None:
+    def _next(self, life: Life) -> None:
         if life.busy or not life.due or (life.node is not None and not self.outages.is_up(life.node)):
             return
         guest = self.store.tables["guest"][life.guest,]
@@ -368,17 +288,18 @@ class _Drive:
         flow = row["flow"]
         self.tasks[flow][str(status)] += 1
         asked = self.flow_of.get(task)
-        life = asked[1] if asked else self._life_of.get(int(row["target"])) if row["target"].isdigit() else None
-        if status in CLOSED:
-            self.flow_of.pop(task, None)
-            row, log = self.store.take_out(task)
-            self.archived["task"].add([row])
-            self.archived["event"].add(log)
-            self.world.nodes.forget_effects(task)
-            self.world.nodes.forget(task, row["epoch"])
-        else:
+        life = asked[1] if asked else None if flow.startswith("node_") else self._life_of.get(int(row["target"]))
+        if status not in CLOSED:
             self._stuck.append(task)
             return
+        self.flow_of.pop(task, None)
+        self.node_tasks.discard(task)
+        # A drain counts how often it has tried to move a guest: its migrations are kept as long as it is.
+        self._ended.append(task)
+        if flow == "vm_migrate" and status is Status.DONE and life is not None:
+            self._moved(life.row, self.store.find("event", {"task": task}))
+        if not self.node_tasks:
+            self._take_out()
         if row["actor"] == ACTOR:
             # What high availability has done may have asked for more.
             self.world.engines[0].look()
@@ -394,7 +315,20 @@ class _Drive:
             self._undone(flow, life, str(row["reason"]))
         self._next(life)
 
-    def _done(self, flow: str, life: _Life) -> None:
+    def _take_out(self) -> None:
+        for task in self._ended:
+            row, log = self.store.take_out(task)
+            self.archived["task"].add([row])
+            self.archived["event"].add(log)
+            self.world.nodes.forget_effects(task)
+            self.world.nodes.forget(task, row["epoch"])
+        self._ended.clear()
+
+    def _moved(self, g: int, log: list[Row]) -> None:
+        self.migrations.append(migration_of(g, log))
+        self.uptime.still(g, self.migrations[-1].still_s)
+
+    def _done(self, flow: str, life: Life) -> None:
         if flow.endswith("_delete"):
             self._settle_down(life, None)
             del self.lives[life.row], self._life_of[life.guest]
@@ -408,16 +342,16 @@ class _Drive:
         if flow.endswith("_create"):
             self._begin(life.row)
 
-    def _undone(self, flow: str, life: _Life, reason: str) -> None:
+    def _undone(self, flow: str, life: Life, reason: str) -> None:
         if not flow.endswith("_create"):
-            if life.guest in self._life_of and not flow.endswith("_recover"):
+            if life.guest in self._life_of and not flow.endswith(("_recover", "_migrate")):
                 life.due.appendleft(flow)
             return
         del self._life_of[life.guest]
         if "no node fits" not in reason and life.tries < TRIES:
             self.arrive(life.row)
 
-    def _settle_down(self, life: _Life, node: str | None) -> None:
+    def _settle_down(self, life: Life, node: str | None) -> None:
         if life.node is not None:
             self._on[life.node].discard(life.row)
         life.node = node
@@ -464,12 +398,10 @@ def replay_lifecycle(
 ) -> Lifecycle:
     """Replay ``trace`` through the task engine.
 
-    ``queue``: ``drop`` or ``backfill``. ``failures``: what fails how often. Raises `InputError` for what is played at
-    placement fidelity alone: nodes that join or are drained at given times, and the queue mode ``wait``.
+    ``queue``: ``drop`` or ``backfill``. ``failures``: what fails how often. Raises `InputError` for the queue mode
+    ``wait``, which is played at placement fidelity alone.
     """
     nodes = trace.nodes if nodes is None else nodes
-    if nodes.add_s is not None or nodes.drain_s is not None:
-        raise InputError("nodes that join or are drained at given times are played at --fidelity placement alone")
     if queue not in ("drop", "backfill"):
         raise InputError(f"queue mode {queue!r} is played at --fidelity placement alone; say drop or backfill")
     check_models(trace.guests, nodes)
@@ -485,7 +417,7 @@ def replay_lifecycle(
         next_change = drive.ahead[0][0] if drive.ahead else NEVER
         now = min(next_arrival, next_change)
         if now == NEVER:
-            busy = drive.flow_of and drive.env.peek() < NEVER
+            busy = (drive.flow_of or drive.node_tasks) and drive.env.peek() < NEVER
             if not busy or not _work_ahead(drive):
                 break
             drive.env.step()
@@ -502,8 +434,10 @@ def replay_lifecycle(
                 case 0:
                     drive.depart(g)
                 case 1:
-                    drive.change(g, flow)
+                    drive.change_node(g, flow)
                 case 2:
+                    drive.change(g, flow)
+                case 3:
                     drive.crash(g)
                 case _:
                     drive.outages.fail(flow)
@@ -530,6 +464,7 @@ def replay_lifecycle(
         drive.uptime,
         drive.env.now,
         drive.outages.count,
+        drive.migrations,
         took,
     )
 
@@ -540,4 +475,4 @@ def _work_ahead(drive: _Drive) -> bool:
 
 
 def _open(drive: _Drive) -> list[Row]:
-    return [drive.store.tables["task"][task,] for task in drive.flow_of]
+    return [drive.store.tables["task"][task,] for task in (*drive.flow_of, *drive.node_tasks)]

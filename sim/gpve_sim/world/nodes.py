@@ -183,6 +183,11 @@ class SimNodes:
         if not self.still and self.env.now >= node.lease_until - 1e-9:
             node.hardware.end_ha()
 
+    def at_once(self, operation: Operation) -> int:
+        """How many operations of the same step and direction its node is at work on, this one too."""
+        under_way = self.by_name[operation.node].under_way
+        return sum(key[1:] == (operation.step, operation.direction) for key in under_way)
+
     def reachable(self, name: str) -> bool:
         """Whether the node has power and its cable."""
         return self.by_name[name].up and not self._is_cut_off(name)

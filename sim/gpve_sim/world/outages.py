@@ -75,6 +75,10 @@ class Uptime:
             self.down_s[row] += now - since
             self.restarts[row] += 1
 
+    def still(self, row: int, for_s: float) -> None:
+        """It stood still for a moment, and went on."""
+        self.down_s[row] += for_s
+
     def end(self, row: int, now: float) -> None:
         """It should not run any longer: its life is over."""
         since = self._since.get(row)

@@ -17,7 +17,8 @@ from gpve_sim.experiment import Experiment, inputs
 from gpve_sim.policies import Batching, find_decider
 from gpve_sim.results import device_text
 from gpve_sim.trace import Trace
-from gpve_sim.world.lifecycle import NO_FAILURES, Lifecycle, replay_lifecycle
+from gpve_sim.world.lifecycle import NO_FAILURES, replay_lifecycle
+from gpve_sim.world.lived import Lifecycle
 from gpve_sim.world.outages import Failures
 from gpve_sim.world.profile import NO_TIME, Profile
 

@@ -59,15 +59,15 @@ class Profile:
     """Of a live migration: a link of 10 Gbit/s, 90 % of it (an assumption)."""
     seed: int = 0
 
-    def work_s(self, operation: Operation) -> float:
-        """How long a node works on an operation."""
+    def work_s(self, operation: Operation, at_once: int = 1) -> float:
+        """How long a node works on an operation; ``at_once``: transfers that share the node's link, this one too."""
         median = self.seconds.get(operation.verb, self.other_s)
         if median == 0.0:
             return 0.0
         lot = draw(self.seed, operation.task, place_of(operation.step, operation.direction))
         took = median * math.exp(self.spread * NORMAL.inv_cdf(max(lot, LEAST_LOT)))
         if operation.verb == "vm.transfer":
-            took += float(operation.arguments.get("memory_mib", 0)) / self.memory_mib_per_s
+            took += at_once * float(operation.arguments["memory_mib"]) / self.memory_mib_per_s
         return took
 
 

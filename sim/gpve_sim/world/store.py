@@ -174,6 +174,8 @@ class MemoryStore:
         row = self.set("task", (task,), None)
         if row is None or row["status"] not in CLOSED:
             raise ValueError(f"task {task} is not over")
+        for used in self.find("idempotency", {"task": task}):
+            self.set("idempotency", (used["project"], used["key"]), None)
         log = [self.set("event", (task, seq), None) for seq in range(row["seq"])]
         return row, [event for event in log if event is not None]
 

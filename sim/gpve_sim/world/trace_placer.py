@@ -25,11 +25,11 @@ class TracePlacer:
         self.state = state_of(nodes, requests, typical)
         self._policy = (*policy.compiled, policy.uniform, policy.keeps, seed)
         self._class, self._rule = requests.of_guest, requests.rule_of_guest
-        self._names = nodes.names
+        self.names = nodes.names
         self._gpu_milli = trace.guests.gpu_milli
         self._versions: dict[str, int] = {}
         self._at = {name: n for n, name in enumerate(nodes.names)}
-        self._closed: set[int] = set()
+        self._closed = {n for n in range(len(nodes)) if not self.state.nodes["open"][n]}
         self._seen = -1
         self.row_of: dict[int, int] = {}
         """Row in the trace, by the guest's number in the store."""
@@ -53,11 +53,11 @@ class TracePlacer:
             g = self.row_of[question.place.guest]
             n, devices = self._decide(self.state, self._policy, int(self._class[g]), self._rule_of(g), g)
             if n < 0:
-                answers.append(NoFit({Reason(-n).sentence: len(self._names)}))
+                answers.append(NoFit({Reason(-n).sentence: len(self.names)}))
                 continue
             self.taken[g, int(n)] = int(devices)
             self.placed.setdefault(g, (int(n), int(devices)))
-            name = self._names[n]
+            name = self.names[n]
             milli = 0 if self._gpu_milli is None else int(self._gpu_milli[g])
             shares = {str(d): milli for d in range(int(devices).bit_length()) if int(devices) >> d & 1}
             answers.append(Decided(name, versions[name], shares))
