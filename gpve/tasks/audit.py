@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from gpve.model.phases import STEADY
+from gpve.tasks.claims import overdrawn
 from gpve.tasks.errors import CorruptLog
 from gpve.tasks.events import Event, Kind, from_rows
 from gpve.tasks.flow import Flow, Flows
@@ -217,8 +218,7 @@ def _claims(read: Reader) -> Iterator[str]:
         for device, milli in enumerate(json.loads(node["used_gpu_milli"])):
             if milli != gpus[name][str(device)]:
                 yield f"node {name} counts {milli} gpu_milli on device {device}, its claims {gpus[name][str(device)]}"
-        over = node["used_cpu_milli"] > node["cpu_milli"] or node["used_memory_mib"] > node["memory_mib"]
-        if over or any(milli > 1000 for milli in json.loads(node["used_gpu_milli"])):
+        if overdrawn(node):
             yield f"node {name} has given away more than it has"
     for guest in guests.values():
         if guest["task"] is not None:

@@ -22,6 +22,13 @@ def charged(node: Row, claim_row: Row, sign: int) -> Row:
     }
 
 
+def overdrawn(node: Row) -> bool:
+    """Whether more is claimed of a node than it has."""
+    gpus = zip(json.loads(node["used_gpu_milli"]), json.loads(node["gpus"]), strict=True)
+    over = node["used_cpu_milli"] > node["cpu_milli"] or node["used_memory_mib"] > node["memory_mib"]
+    return over or any(used > has for used, has in gpus)
+
+
 def release(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Give back the claim of ``guest`` on ``node``."""
     row = tx.get("claim", arguments["guest"], arguments["node"])

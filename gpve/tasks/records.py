@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpve.tasks.claims import charged, release
+from gpve.tasks.claims import charged, overdrawn, release
 from gpve.tasks.errors import Conflict, Refuse
 from gpve.tasks.events import encode
 from gpve.tasks.flows.evacuate import evacuate, recall
@@ -33,7 +33,11 @@ class NoFit:
 
 
 def claim(tx: Tx, task: int, guest: int, spec: Mapping[str, Any], role: str, decided: Decided) -> dict[str, Any]:
-    """Claim what ``guest`` needs on the node decided on. Raises `Conflict` if the node changed since the decision."""
+    """Claim what ``guest`` needs on the node decided on. Raises `Conflict` if the node changed since the decision.
+
+    The version alone does not tell: of two decisions of one call, the second counts on the first, and if that one comes
+    too late, somebody else's claim has taken the version which the second was made for. So it is asked whether it fits.
+    """
     node = tx.get("node", decided.node)
     if node is None or node["version"] != decided.version or not (node["open"] and node["alive"]):
         raise Conflict("node", decided.node)
@@ -47,8 +51,11 @@ def claim(tx: Tx, task: int, guest: int, spec: Mapping[str, Any], role: str, dec
         "gpu_milli": sum(decided.devices.values()),
         "devices": encode(dict(decided.devices)),
     }
+    after = charged(node, row, +1)
+    if overdrawn(after):
+        raise Conflict("node", decided.node)
     tx.put("claim", row)
-    tx.put("node", charged(node, row, +1))
+    tx.put("node", after)
     return {"node": decided.node, "devices": dict(decided.devices)}
 
 

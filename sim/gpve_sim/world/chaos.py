@@ -113,7 +113,7 @@ class _Chaos:
         self.faults = _Armed(env, [mishap for mishap in plan.mishaps if mishap.what in faults])
         self.store = _WatchedStore(lambda: env.now + self.jumped)
         self.nodes = SimNodes(env, [node.name for node in plan.nodes], self.faults, leases=plan.ha)
-        self.world = World(env, self.store, self.nodes, best_fit, FLOWS, self.faults)
+        self.world = World(env, self.store, self.nodes, best_fit, FLOWS, self.faults, think_s=plan.think_s)
         self.findings: list[str] = []
         self.rows: dict[int, Row] = {}
         """The task of each wish that was granted."""

@@ -88,6 +88,8 @@ class Plan:
     """Whether the nodes beat, and dead ones are found."""
     forget_s: float | None = None
     """So long after its end the nodes forget a task; None: never."""
+    think_s: float = 0.0
+    """From an engine's decision on a place to its claim."""
 
     def text(self) -> str:
         """As a file."""
@@ -108,6 +110,7 @@ def read_plan(file: Path) -> Plan:
             tuple(Mishap(**mishap) for mishap in read["mishaps"]),
             read.get("ha", False),
             read.get("forget_s"),
+            read.get("think_s", 0.0),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"not a plan of gpve chaos ({error})", file) from None
@@ -161,6 +164,7 @@ class _Maker:
             if self.chance.random() < 0.15:
                 # A second operator, at the same moment or a little later.
                 self._ask(round(at + self.chance.choice((0.0, 0.05, 0.3)), 3), same=True)
+        self._crowd(random.Random(f"chaos/crowd/{self.seed}"))
         drawn = [self._mishap() for _ in range(self.chance.randint(0, 14))]
         drawn += [self._parting() for _ in range(self.luck.choice((0, 0, 1, 3)))]
         drawn += [self._long_outage() for _ in range(self.luck.choice((0, 1, 3)) if self.ha else 0)]
@@ -168,7 +172,9 @@ class _Maker:
         limit = self.chance.choice((None, None, len(residents) + 4))
         wishes = tuple(sorted(self.wishes, key=lambda wish: (wish.at, wish.number)))
         forget_s = random.Random(f"chaos/forget/{self.seed}").choice((None, 0.0, 5.0, 60.0))
-        return Plan(self.seed, self.nodes, self.engines, residents, limit, wishes, tuple(mishaps), self.ha, forget_s)
+        think_s = random.Random(f"chaos/think/{self.seed}").choice((0.0, 0.0, 0.02, 0.3))
+        asked = (residents, limit, wishes, tuple(mishaps))
+        return Plan(self.seed, self.nodes, self.engines, *asked, self.ha, forget_s, think_s)
 
     def _moment(self) -> float:
         # Crowded at the beginning of some runs, spread over the others.
@@ -232,6 +238,18 @@ class _Maker:
             body |= {"gpu_count": 1, "gpu_milli": self.chance.choice((500, 1000))}
         number = self._wish(at, f"{kind}_create", body)
         self.guesses.append(_Guess({"of": number}, kind, "running" if runs else "stopped", []))
+
+    def _crowd(self, chance: random.Random) -> None:
+        """Now and then many want what is left of the nodes at one moment, some at this engine, some at that."""
+        if chance.random() < 0.85:
+            return
+        at = chance.uniform(0.0, 30.0)
+        for _ in range(chance.randint(6, 24)):
+            number = len(self.wishes)
+            size = {"cpu_milli": chance.choice((2000, 3000)), "memory_mib": 512}
+            body = {"name": f"g{number}", **size, "autostart": chance.random() < 0.5}
+            soon = round(at + chance.choice((0.0, 0.0, 0.01, 0.02)), 3)
+            self.wishes.append(Wish(number, soon, "agent_create", chance.randrange(len(self.engines)), body))
 
     def _alone(self, at: float, flow: str) -> None:
         name = f"x{len(self.wishes)}"

@@ -7,17 +7,18 @@ from typing import Any
 
 import simpy
 
-from gpve.tasks.advance import Operation
+from gpve.tasks.advance import Operation, Question
 from gpve.tasks.audit import audit
 from gpve.tasks.events import Kind
 from gpve.tasks.flow import Flows
 from gpve.tasks.ha import renew
 from gpve.tasks.ledger import Key, Row, Tx, Work
 from gpve.tasks.outcome import Outcome
+from gpve.tasks.records import Decided, NoFit
 from gpve.tasks.state import Status
 from gpve.tasks.submit import Request, cancel
 from gpve.tasks.worker import Rules, Worker
-from gpve.world.placer import Placer
+from gpve.world.placer import NodeRows, Placer
 from gpve.world.store import StoreDown
 from gpve.world.turn import turn
 from gpve_sim.world.faults import AT_ENGINE, Fault, Faults
@@ -58,6 +59,8 @@ class World:
     audited: bool = False
     """Audit the store after every transaction; what is found goes to ``findings``."""
     findings: list[str] = field(default_factory=list)
+    think_s: float = 0.0
+    """From an engine's decision on a place to its claim; meanwhile others decide and claim."""
     stopped: bool = False
     """As `stop` left it."""
 
@@ -139,7 +142,7 @@ class SimEngine:
         )
         self._mail.clear()
         self._beats.clear()
-        self._crashed = self._dead = False
+        self._crashed = self._dead = self._thinks = False
 
     def submit(self, wish: Request, then: Callable[[Any], None]) -> None:
         """As `Worker.submit`."""
@@ -218,6 +221,10 @@ class SimEngine:
                 self._dead = True
                 self._be_away(self.world.restart_s)
                 return
+            if self._thinks:
+                self._thinks = False
+                self._due(self.env.now + self.world.think_s)
+                return
             if not (self._mail or self._beats) and self.worker.nothing():
                 self._due(self.worker.wake())
                 return
@@ -231,7 +238,7 @@ class SimEngine:
         beats, self._beats = self._beats, []
         for beat in beats:
             self.worker.hear(*beat)
-        turn(self.worker, self, self, self._placer, self.env.now)
+        turn(self.worker, self, self, self, self.env.now)
         self._tell()
         if self._crashed:
             raise Crash
@@ -282,6 +289,13 @@ class SimEngine:
 
     def _fires(self, operation: Operation, among: tuple[Fault, ...]) -> Fault | None:
         return self.world.faults.fire(operation.step, operation.direction, among)
+
+    # The scheduler, as this engine sees it.
+
+    def decide(self, questions: Sequence[Question], nodes: NodeRows) -> list[Decided | NoFit]:
+        """As in `gpve.world.placer.Placer`."""
+        self._thinks = self.world.think_s > 0.0
+        return self._placer.decide(questions, nodes)
 
     # The store, as this engine sees it.
 
