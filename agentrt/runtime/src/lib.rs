@@ -27,6 +27,7 @@ pub mod spec;
 pub mod state;
 pub mod status;
 pub mod store;
+pub mod terminal;
 pub mod words;
 
 /// The service's messages, generated from proto/gpve/runtime/v1/runtime.proto.

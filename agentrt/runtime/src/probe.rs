@@ -4,9 +4,8 @@ use crate::agent::Shared;
 use crate::context::Context;
 use crate::exec::{self, ExecPlan};
 use crate::spawner::client::{CallError, PlanText};
-use crate::spawner::protocol::{Answer, Ask};
+use crate::spawner::protocol::{Answer, Ask, Program, Who};
 use crate::spec::{Check, Probe};
-use crate::store::record::Process;
 use crate::{clock, status};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
@@ -19,13 +18,10 @@ use tokio::net::{TcpSocket, TcpStream};
 pub struct Target {
     pub context: Arc<Context>,
     pub shared: Arc<Shared>,
-    pub process: Option<Process>,
     pub pidfd: Option<OwnedFd>,
     pub cgroup: Vec<u8>,
     pub plan: Option<Arc<PlanText>>,
-    pub hostname: String,
-    pub machine_id: String,
-    pub uid_slot: u32,
+    pub who: Who,
     pub run: u64,
     pub ran_ms: u64,
 }
@@ -75,22 +71,19 @@ fn heartbeat(target: &Target, max_age_ms: u64) -> Result<(), String> {
 }
 
 async fn exec_probe(target: &Target, argv: &[String], limit: Duration) -> Result<(), String> {
-    let (Some(process), Some(pidfd), Some(plan)) = (&target.process, &target.pidfd, &target.plan) else {
+    let (Some(pidfd), Some(plan)) = (&target.pidfd, &target.plan) else {
         return Err("the agent has no process".into());
     };
-    let plan = ExecPlan {
-        plan: plan.clone(),
-        pid: process.pid,
-        pidfd: pidfd.try_clone().map_err(|e| e.to_string())?,
+    let program = Program {
+        plan: plan.key,
+        who: target.who.clone(),
+        cgroup: target.cgroup.clone(),
         argv: argv.to_vec(),
         env: target.shared.spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         cwd: target.shared.spec.cwd.clone(),
-        hostname: target.hostname.clone(),
-        machine_id: target.machine_id.clone(),
-        uid_slot: target.uid_slot,
-        cgroup: target.cgroup.clone(),
-        tty: false,
     };
+    let pidfd = pidfd.try_clone().map_err(|e| e.to_string())?;
+    let plan = ExecPlan { plan: plan.clone(), pidfd, program, tty: false };
     let null = || {
         std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from).map_err(|e| e.to_string())
     };

@@ -32,8 +32,9 @@ def programs() -> Path:
 class Daemon:
     """One daemon over one directory. It may be killed and started again; agents are the daemon's, not the test's."""
 
-    def __init__(self, root: Path, spawners: int = 2) -> None:
+    def __init__(self, root: Path, spawners: int = 2, user: int | None = None) -> None:
         self.root = root
+        self.user = user
         self.socket = root / "d.sock"
         self.spawners = spawners
         self.process: subprocess.Popen[bytes] | None = None
@@ -42,10 +43,17 @@ class Daemon:
 
     def start(self) -> "Daemon":
         self.root.mkdir(exist_ok=True)
+        if self.user is not None:
+            os.chown(self.root, self.user, self.user)
         args = [programs() / "gpve-agentrt", "daemon", "--root", self.root, "--socket", self.socket]
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
-                [*map(str, args), "--spawners", str(self.spawners)], stdout=subprocess.DEVNULL, stderr=errors
+                [*map(str, args), "--spawners", str(self.spawners)],
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                user=self.user,
+                group=self.user,
+                extra_groups=None if self.user is None else [],
             )
         deadline = time.monotonic() + 20
         while True:

@@ -152,7 +152,11 @@ impl Suite {
         let (directory, root) = (self.world.programs.clone(), self.user == 0);
         let usual = if level == Level::L1 { "" } else { "[workspace]\nsize = \"64MiB\"\ninodes = 2000\n" };
         let workspace = if attack.policy.is_empty() { usual } else { attack.policy };
-        let optional = if root { "" } else { "optional = [\"cgroup-memory\", \"cgroup-cpu\", \"cgroup-pids\"]\n" };
+        let optional = if root {
+            ""
+        } else {
+            "optional = [\"cgroup-memory\", \"cgroup-cpu\", \"cgroup-pids\", \"cgroup-freezer\"]\n"
+        };
         let writable = if level == Level::L1 { format!("write = [{scratch:?}]\n") } else { String::new() };
         let text = format!(
             "version = 1\nlevel = \"{level:?}\"\n{optional}[files]\nexecute = [{directory:?}]\n{writable}{workspace}[limits]\nmemory = \"96MiB\"\n{}",
@@ -175,7 +179,7 @@ impl Suite {
             _ => {}
         }
         let mut targets = self.world.targets.clone();
-        targets.scratch = if level == Level::L1 { scratch } else { "/work".into() };
+        targets.scratch = if level == Level::L1 { scratch } else { "/workspace".into() };
         let argument = serde_json::to_string(&targets).expect("JSON");
         let program = self.world.program.clone();
         let canary = fs::File::open(format!("{}/canary", targets.outside)).expect("the canary");

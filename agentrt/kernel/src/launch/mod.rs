@@ -156,7 +156,7 @@ impl<'a> Launch<'a> {
         Self {
             prepared,
             argv: text(argv),
-            env: text(&["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/work", "LANG=C.UTF-8"]),
+            env: text(&["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/workspace", "LANG=C.UTF-8"]),
             cwd: None,
             stdio: [None; 3],
             pass: Vec::new(),

@@ -98,7 +98,7 @@ fn enter_root(launch: &Launch, tree: Option<OwnedFd>) -> Result<(), LaunchError>
     // Nothing that we mount may reach the host, nor what the host mounts later reach us.
     sys::set_attributes(sys::HERE, c"/", true, 0, libc::MS_PRIVATE).map_err(failed("making mounts private"))?;
     // Before anything covers the host's /proc: the kernel wants to see it whole when it makes another one.
-    let proc = root::proc(plan.proc_hidden).map_err(failed("mounting /proc (hidepid, subset=pid)"))?;
+    let proc = root::proc().map_err(failed("mounting /proc (hidepid, subset=pid)"))?;
     let terminals = root::terminals().map_err(failed("mounting /dev/pts"))?;
     let tree = match tree {
         Some(tree) => {

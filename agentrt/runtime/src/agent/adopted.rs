@@ -22,6 +22,7 @@ impl Agent {
         }
         // A policy that does not compile here any more does not end what runs under it; only its next start fails.
         let _ = self.load_plan();
+        self.take_up_workspace().await;
         if self.record.boot_id != clock::boot_id() {
             return self.after_boot();
         }

@@ -182,7 +182,6 @@ impl Agent {
             let target = probe::Target {
                 context,
                 shared: shared.clone(),
-                process: self.record.process.clone(),
                 pidfd,
                 cgroup: self
                     .run
@@ -191,9 +190,7 @@ impl Agent {
                     .and_then(|c| serde_json::to_vec(c).ok())
                     .unwrap_or_default(),
                 plan: self.plan.as_ref().map(|(text, _)| text.clone()),
-                hostname: self.hostname(),
-                machine_id: self.machine_id(),
-                uid_slot: self.record.uid_slot,
+                who: self.who(),
                 run,
                 ran_ms: since_start,
             };

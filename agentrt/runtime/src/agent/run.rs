@@ -3,7 +3,7 @@
 use super::{Agent, Await, Grant, Run, blocking, health, timers};
 use crate::fault::{Fault, precondition};
 use crate::spawner::client::{CallError, PlanText};
-use crate::spawner::protocol::{Answer, Ask, LaunchAsk};
+use crate::spawner::protocol::{Answer, Ask, LaunchAsk, Program, Who};
 use crate::state::{Exit, Reason, State};
 use crate::store::record::Process;
 use crate::store::requests::{Outcome, Ticket, fingerprint};
@@ -107,7 +107,7 @@ impl Agent {
     }
 
     async fn ask_to_launch(
-        &self,
+        &mut self,
         plan: Arc<PlanText>,
         cgroup: Option<&Handle>,
     ) -> Result<(Process, OwnedFd, Vec<String>), CallError> {
@@ -115,23 +115,25 @@ impl Agent {
         let ask = LaunchAsk {
             agent: self.record.id.clone(),
             dir: self.shared.dir.to_string_lossy().into_owned(),
-            plan: plan.key,
             run: self.record.run,
-            argv: spec.argv.clone(),
-            env: spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            cwd: spec.cwd.clone(),
-            hostname: self.hostname(),
-            machine_id: self.machine_id(),
-            uid_slot: self.record.uid_slot,
-            cgroup: cgroup.and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
+            program: Program {
+                plan: plan.key,
+                who: self.who(),
+                cgroup: cgroup.and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
+                argv: spec.argv.clone(),
+                env: spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+                cwd: spec.cwd.clone(),
+            },
             log_bytes: self.shared.settings.log_bytes,
             log_rate: self.shared.settings.log_rate,
             stdin: spec.stdin,
             heartbeat: self.shared.settings.heartbeat,
         };
         let spawner = self.context.spawner_of(&self.record.id);
-        match spawner.call(Ask::Launch(Box::new(ask)), Vec::new(), Some(plan)).await? {
-            (Answer::Launched { pid, start_ticks, enforced }, mut fds) if fds.len() == 1 => {
+        let workspace = self.workspace.as_ref().and_then(|top| top.try_clone().ok());
+        match spawner.call(Ask::Launch(Box::new(ask)), workspace.into_iter().collect(), Some(plan)).await? {
+            (Answer::Launched { pid, start_ticks, enforced }, mut fds) if !fds.is_empty() => {
+                self.workspace = (fds.len() > 1).then(|| fds.remove(1));
                 Ok((Process { pid, start_ticks, boot_id: clock::boot_id().to_owned() }, fds.remove(0), enforced))
             }
             _ => Err(CallError::Refused("the spawner answered something else than was asked".into())),
@@ -199,7 +201,11 @@ impl Agent {
         values
     }
 
-    pub(super) fn hostname(&self) -> String {
+    pub(super) fn who(&self) -> Who {
+        Who { hostname: self.hostname(), machine_id: self.machine_id(), uid_slot: self.record.uid_slot }
+    }
+
+    fn hostname(&self) -> String {
         // An id may have '_', a host name may not.
         if self.shared.spec.hostname.is_empty() {
             self.record.id.replace('_', "-")
@@ -209,7 +215,7 @@ impl Agent {
     }
 
     /// The same for all runs of the agent, and of no other agent.
-    pub(super) fn machine_id(&self) -> String {
+    fn machine_id(&self) -> String {
         let of =
             |salt: &str| fingerprint(format!("{salt} {} {}", self.record.id, self.record.created_unix_ms).as_bytes());
         format!("{:016x}{:016x}", of("a"), of("b"))
@@ -252,7 +258,7 @@ impl Agent {
             State::Paused => return Err(precondition(format!("agent {id} is paused by request; resume it first"))),
             state => return Err(precondition(format!("agent {id} is {}; nothing runs in it", state.name()))),
         }
-        let (plan, _) = self.load_plan()?;
+        let (plan, compiled) = self.load_plan()?;
         let (Some(run), Some(process)) = (&self.run, &self.record.process) else {
             return Err(precondition(format!("agent {} has just ended", self.record.id)));
         };
@@ -263,9 +269,11 @@ impl Agent {
             pidfd,
             plan,
             cgroup: run.cgroup.as_ref().and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
-            hostname: self.hostname(),
-            machine_id: self.machine_id(),
-            uid_slot: self.record.uid_slot,
+            owner: {
+                let identity = crate::spawner::launch::identity(&self.who());
+                (identity.outside(compiled.uid), identity.outside(compiled.gid))
+            },
+            who: self.who(),
             run: self.record.run,
             _session: self.shared.enter(),
         })

@@ -5,6 +5,7 @@ mod client;
 mod image;
 mod policy;
 mod run;
+mod screen;
 mod serve;
 mod show;
 
@@ -53,7 +54,9 @@ enum Command {
     #[command(after_help = "Example:\n  gpve-agentrt events --follow --after 120 --json")]
     Events(show::Events),
     /// Run one more program in a running agent
-    #[command(after_help = "Example:\n  gpve-agentrt exec -i my-agent -- /bin/sh -c 'cat > note'")]
+    #[command(
+        after_help = "Example:\n  gpve-agentrt exec -it my-agent -- /bin/sh\n  gpve-agentrt exec -i my-agent -- /bin/sh -c 'cat > note'"
+    )]
     Exec(run::Exec),
     /// Start an agent that was created or has ended
     #[command(after_help = "Example:\n  gpve-agentrt start my-agent")]

@@ -1,6 +1,7 @@
 //! `run` and `exec`: programs whose output and exit code become ours.
 
 use super::client::{Client, json, said};
+use super::screen;
 use super::show::print_chunk;
 use crate::pb;
 use crate::words;
@@ -74,6 +75,9 @@ pub struct Exec {
     /// Give it our standard input
     #[arg(long, short)]
     interactive: bool,
+    /// Give it a terminal, of the size of ours
+    #[arg(long, short)]
+    tty: bool,
     /// Variable for the program (NAME=VALUE); may be given again
     #[arg(long, short)]
     env: Vec<String>,
@@ -179,17 +183,25 @@ fn code_of(exit: &pb::Exit) -> ExitCode {
 pub async fn exec(client: &mut Client, args: Exec) -> Done {
     use pb::exec_reply::Message as Out;
     use pb::exec_request::Message as In;
+    let size = if args.tty { screen::size() } else { (0, 0) };
     let begin = pb::exec_request::Begin {
         id: args.id,
         argv: args.argv,
         env: pairs("env", &args.env)?,
         stdin: args.interactive,
         timeout_ms: args.timeout_ms,
+        tty: args.tty,
+        rows: size.0,
+        cols: size.1,
         ..Default::default()
     };
     let (tx, rx) = mpsc::channel(8);
     let message = |m| pb::ExecRequest { message: Some(m) };
     tx.send(message(In::Begin(begin))).await.map_err(|e| e.to_string())?;
+    let _raw = (args.tty && args.interactive).then(screen::Raw::enter);
+    if args.tty {
+        tokio::spawn(screen::follow(tx.clone()));
+    }
     if args.interactive {
         let tx = tx.clone();
         std::thread::spawn(move || {

@@ -40,6 +40,11 @@ async fn try_create(
         ));
     }
     image_of(&images(&context.root), &plan).map_err(|e| precondition(format!("policy: {e}")))?;
+    if let Some(place) = settings.check_that_enters().filter(|_| !context.host.root) {
+        return Err(precondition(format!(
+            "{place}: only a daemon that is root can enter sandboxes; use a heartbeat or progress"
+        )));
+    }
     let limits = super::checked_limits(spec.limits, &plan)?;
     reserve(context, &id)?;
     let slot = context.take_slot();

@@ -1,7 +1,7 @@
 //! What the spawner does with the Agent Kernel: plans prepared once, agents launched, programs added, workspaces held.
 
 use super::init::AgentHooks;
-use super::protocol::{Answer, ExecAsk, LaunchAsk};
+use super::protocol::{Answer, ExecAsk, LaunchAsk, Program, Who};
 use crate::logs::{CHUNK, SEGMENTS, segment_name, writer::Writer};
 use crate::{process, status};
 use agent_kernel::archive::Limits;
@@ -79,37 +79,43 @@ impl Sandboxes {
         Ok(())
     }
 
-    pub fn launch(&mut self, ask: &LaunchAsk) -> (Answer, Vec<OwnedFd>) {
-        if !self.plans.contains_key(&ask.plan) {
+    pub fn launch(&mut self, ask: &LaunchAsk, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
+        if !self.plans.contains_key(&ask.program.plan) {
             return (Answer::UnknownPlan, Vec::new());
         }
-        match self.try_launch(ask) {
+        match self.try_launch(ask, fds) {
             Ok(born) => {
                 let Born { pid, start_ticks, pidfd, enforced } = born;
-                (Answer::Launched { pid, start_ticks, enforced }, vec![pidfd])
+                let top = self.workspaces.get(&ask.agent).and_then(|w| w.top().try_clone_to_owned().ok());
+                (Answer::Launched { pid, start_ticks, enforced }, [Some(pidfd), top].into_iter().flatten().collect())
             }
             Err(sentence) => (Answer::Failed(sentence), Vec::new()),
         }
     }
 
-    fn try_launch(&mut self, ask: &LaunchAsk) -> Result<Born, String> {
-        let identity = identity(ask.uid_slot, &ask.hostname, &ask.machine_id);
-        self.make_workspace(&ask.agent, ask.plan, &identity)?;
+    fn try_launch(&mut self, ask: &LaunchAsk, fds: Vec<OwnedFd>) -> Result<Born, String> {
+        let program = &ask.program;
+        let identity = identity(&program.who);
+        if let (Some(top), Some((prepared, _))) = (fds.into_iter().next(), self.plans.get(&program.plan))
+            && !self.workspaces.contains_key(&ask.agent)
+        {
+            let held = Workspace::held(top, prepared.plan(), &identity).map_err(|e| e.to_string())?;
+            self.workspaces.insert(ask.agent.clone(), held);
+        }
+        self.make_workspace(&ask.agent, program.plan, &identity)?;
         self.used += 1;
-        let (prepared, used) = self.plans.get_mut(&ask.plan).ok_or("the plan is gone")?;
+        let (prepared, used) = self.plans.get_mut(&program.plan).ok_or("the plan is gone")?;
         *used = self.used;
-        let cgroup = open_cgroup(&ask.cgroup)?;
+        let cgroup = open_cgroup(&program.cgroup)?;
         let files = Files::open(ask)?;
-        let mut env = environment(&ask.env)?;
+        let mut env = environment(&program.env)?;
         let mut pass = Vec::new();
         if let Some(beat) = &files.heartbeat_write {
             env.push(c_string(&format!("GPVE_HEARTBEAT_FD={HEARTBEAT_FD}"))?);
             pass.push((beat.as_raw_fd(), HEARTBEAT_FD));
         }
         let mut wanted = Launch::new(prepared, &identity, &[]);
-        wanted.argv = ask.argv.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?;
-        wanted.env = env;
-        wanted.cwd = if ask.cwd.is_empty() { None } else { Some(c_string(&ask.cwd)?) };
+        set(&mut wanted, program, env)?;
         wanted.stdio = [
             files.stdin_read.as_ref().map(AsRawFd::as_raw_fd),
             Some(files.stdout.as_raw_fd()),
@@ -147,7 +153,7 @@ impl Sandboxes {
     }
 
     pub fn exec(&mut self, ask: &ExecAsk, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
-        if !self.plans.contains_key(&ask.plan) {
+        if !self.plans.contains_key(&ask.program.plan) {
             return (Answer::UnknownPlan, Vec::new());
         }
         match self.try_exec(ask, fds) {
@@ -160,15 +166,13 @@ impl Sandboxes {
         let Ok([pidfd, stdin, stdout, stderr]) = <[OwnedFd; 4]>::try_from(fds) else {
             return Err("a program needs four descriptors beside it".into());
         };
-        let identity = identity(ask.uid_slot, &ask.hostname, &ask.machine_id);
+        let identity = identity(&ask.program.who);
         self.used += 1;
-        let (prepared, used) = self.plans.get_mut(&ask.plan).ok_or("the plan is gone")?;
+        let (prepared, used) = self.plans.get_mut(&ask.program.plan).ok_or("the plan is gone")?;
         *used = self.used;
-        let cgroup = open_cgroup(&ask.cgroup)?;
+        let cgroup = open_cgroup(&ask.program.cgroup)?;
         let mut wanted = Launch::new(prepared, &identity, &[]);
-        wanted.argv = ask.argv.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?;
-        wanted.env = environment(&ask.env)?;
-        wanted.cwd = if ask.cwd.is_empty() { None } else { Some(c_string(&ask.cwd)?) };
+        set(&mut wanted, &ask.program, environment(&ask.program.env)?)?;
         wanted.stdio = [Some(stdin.as_raw_fd()), Some(stdout.as_raw_fd()), Some(stderr.as_raw_fd())];
         wanted.tty = ask.tty;
         wanted.cgroup = cgroup.as_ref();
@@ -195,11 +199,12 @@ impl Sandboxes {
     }
 
     /// The top of an agent's workspace.
-    pub fn workspace(&mut self, agent: &str, plan: u64, identity: &Identity) -> (Answer, Vec<OwnedFd>) {
+    pub fn workspace(&mut self, agent: &str, plan: u64, who: &Who, make: bool) -> (Answer, Vec<OwnedFd>) {
         if !self.plans.contains_key(&plan) {
             return (Answer::UnknownPlan, Vec::new());
         }
-        let top = self.make_workspace(agent, plan, identity).and_then(|()| {
+        let made = if make { self.make_workspace(agent, plan, &identity(who)) } else { Ok(()) };
+        let top = made.and_then(|()| {
             let workspace = self
                 .workspaces
                 .get(agent)
@@ -233,8 +238,16 @@ pub fn image_of(images: &Path, plan: &Plan) -> Result<Option<PathBuf>, String> {
     found.map(Some).ok_or_else(missing)
 }
 
-pub fn identity(slot: u32, hostname: &str, machine_id: &str) -> Identity {
-    Identity::new(FIRST_ID + slot % MOST_SLOTS * IDS, IDS, hostname, machine_id)
+pub fn identity(who: &Who) -> Identity {
+    Identity::new(FIRST_ID + who.uid_slot % MOST_SLOTS * IDS, IDS, &who.hostname, &who.machine_id)
+}
+
+/// What is executed, and where.
+fn set(wanted: &mut Launch, program: &Program, env: Vec<CString>) -> Result<(), String> {
+    wanted.argv = program.argv.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?;
+    wanted.env = env;
+    wanted.cwd = if program.cwd.is_empty() { None } else { Some(c_string(&program.cwd)?) };
+    Ok(())
 }
 
 fn born(launched: Launched) -> Result<Born, String> {
@@ -263,7 +276,10 @@ fn c_string(text: &str) -> Result<CString, String> {
 
 fn environment(env: &[(String, String)]) -> Result<Vec<CString>, String> {
     let mut all: Vec<_> = env.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<_, _>>()?;
-    for (name, value) in [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/work")] {
+    for (name, value) in [
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", agent_kernel::plan::WORKSPACE),
+    ] {
         if !env.iter().any(|(k, _)| k == name) {
             all.push(c_string(&format!("{name}={value}"))?);
         }
