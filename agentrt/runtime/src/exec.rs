@@ -1,8 +1,7 @@
 //! One more program in a running sandbox.
 
-use crate::context::Context;
 use crate::fault::{Fault, failed_in};
-use crate::spawner::client::{CallError, PlanText};
+use crate::spawner::client::{CallError, PlanText, Spawner};
 use crate::spawner::protocol::{Answer, Ask, ExecAsk, Program};
 use crate::state::{Exit, Reason};
 use agent_kernel::init::ExitRecord;
@@ -27,11 +26,11 @@ pub struct Child {
 }
 
 /// Runs `plan.program` in the sandbox with these three descriptors as stdin, stdout, stderr.
-pub async fn spawn(context: &Context, agent: &str, plan: ExecPlan, stdio: [OwnedFd; 3]) -> Result<Child, Fault> {
+pub async fn spawn(spawner: &Spawner, agent: &str, plan: ExecPlan, stdio: [OwnedFd; 3]) -> Result<Child, Fault> {
     let ask = ExecAsk { program: plan.program, tty: plan.tty };
     let [stdin, stdout, stderr] = stdio;
     let fds = vec![plan.pidfd, stdin, stdout, stderr];
-    match context.spawner_of(agent).call(Ask::Exec(Box::new(ask)), fds, Some(plan.plan)).await {
+    match spawner.call(Ask::Exec(Box::new(ask)), fds, Some(plan.plan)).await {
         Ok((Answer::Started { pid }, fds)) => {
             let Ok([pidfd, status]) = <[OwnedFd; 2]>::try_from(fds) else {
                 return Err(failed_in(agent, "the spawner gave no descriptors of the program"));

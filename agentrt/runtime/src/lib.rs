@@ -27,6 +27,7 @@ pub mod spec;
 pub mod state;
 pub mod status;
 pub mod store;
+pub mod template;
 pub mod terminal;
 pub mod words;
 

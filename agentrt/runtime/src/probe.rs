@@ -1,9 +1,8 @@
 //! How a check asks: a program in the sandbox, HTTP or TCP in its network, heartbeats, or progress.
 
 use crate::agent::Shared;
-use crate::context::Context;
 use crate::exec::{self, ExecPlan};
-use crate::spawner::client::{CallError, PlanText};
+use crate::spawner::client::{CallError, PlanText, Spawner};
 use crate::spawner::protocol::{Answer, Ask, Program, Who};
 use crate::spec::{Check, Probe};
 use crate::{clock, status};
@@ -16,12 +15,13 @@ use tokio::net::{TcpSocket, TcpStream};
 
 /// Whom to ask.
 pub struct Target {
-    pub context: Arc<Context>,
     pub shared: Arc<Shared>,
     pub pidfd: Option<OwnedFd>,
     pub cgroup: Vec<u8>,
     pub plan: Option<Arc<PlanText>>,
     pub who: Who,
+    /// That can enter the agent's sandbox.
+    pub spawner: Spawner,
     pub run: u64,
     pub ran_ms: u64,
 }
@@ -87,7 +87,7 @@ async fn exec_probe(target: &Target, argv: &[String], limit: Duration) -> Result
     let null = || {
         std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from).map_err(|e| e.to_string())
     };
-    let child = exec::spawn(&target.context, &target.shared.id, plan, [null()?, null()?, null()?])
+    let child = exec::spawn(&target.spawner, &target.shared.id, plan, [null()?, null()?, null()?])
         .await
         .map_err(|f| f.message)?;
     match tokio::time::timeout(limit, child.ended()).await {
@@ -105,7 +105,7 @@ async fn exec_probe(target: &Target, argv: &[String], limit: Duration) -> Result
 async fn connect(target: &Target, port: u16) -> Result<TcpStream, String> {
     let Some(pidfd) = &target.pidfd else { return Err("the agent has no process".into()) };
     let pidfd = pidfd.try_clone().map_err(|e| e.to_string())?;
-    let socket = match target.context.spawner_of(&target.shared.id).call(Ask::Socket, vec![pidfd], None).await {
+    let socket = match target.spawner.call(Ask::Socket, vec![pidfd], None).await {
         Ok((Answer::Descriptor, mut fds)) if fds.len() == 1 => fds.remove(0),
         Ok(_) => return Err("the spawner gave no socket".into()),
         Err(CallError::Refused(sentence)) => return Err(sentence),

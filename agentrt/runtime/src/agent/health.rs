@@ -177,10 +177,9 @@ impl Agent {
             due.push((watch.kind, watch.check.clone(), input));
         }
         for (kind, check, input) in due {
-            let (shared, context, run) = (self.shared.clone(), self.context.clone(), self.record.run);
+            let (shared, run) = (self.shared.clone(), self.record.run);
             let pidfd = self.run.as_ref().and_then(|r| r.pidfd.as_ref()).and_then(|p| p.get_ref().try_clone().ok());
             let target = probe::Target {
-                context,
                 shared: shared.clone(),
                 pidfd,
                 cgroup: self
@@ -191,6 +190,7 @@ impl Agent {
                     .unwrap_or_default(),
                 plan: self.plan.as_ref().map(|(text, _)| text.clone()),
                 who: self.who(),
+                spawner: self.spawner().clone(),
                 run,
                 ran_ms: since_start,
             };

@@ -1,6 +1,7 @@
 //! One agent: a task that owns its record. All that happens to the agent happens here, one thing after the other.
 
 mod adopted;
+mod claimed;
 mod ending;
 pub mod health;
 mod run;
@@ -10,7 +11,7 @@ mod workspace;
 
 use crate::context::Context;
 use crate::fault::{Fault, internal};
-use crate::spawner::client::PlanText;
+use crate::spawner::client::{PlanText, Spawner};
 use crate::spawner::protocol::Who;
 use crate::spec::Settings;
 use crate::state::{Exit, State};
@@ -75,6 +76,8 @@ pub struct Grant {
     pub plan: Arc<PlanText>,
     pub cgroup: Vec<u8>,
     pub who: Who,
+    /// That can enter the agent's sandbox.
+    pub spawner: Spawner,
     /// User and group id, outside, of the agent.
     pub owner: (u32, u32),
     pub run: u64,

@@ -2,8 +2,9 @@
 
 use super::{Agent, Await, Grant, Run, blocking, health, timers};
 use crate::fault::{Fault, precondition};
-use crate::spawner::client::{CallError, PlanText};
-use crate::spawner::protocol::{Answer, Ask, LaunchAsk, Program, Who};
+use crate::spawner::client::{CallError, PlanText, Spawner};
+use crate::spawner::launch::{FIRST_ID, IDS, MOST_SLOTS};
+use crate::spawner::protocol::{Answer, Ask, Kind, LaunchAsk, Program, Who};
 use crate::state::{Exit, Reason, State};
 use crate::store::record::Process;
 use crate::store::requests::{Outcome, Ticket, fingerprint};
@@ -128,8 +129,9 @@ impl Agent {
             log_rate: self.shared.settings.log_rate,
             stdin: spec.stdin,
             heartbeat: self.shared.settings.heartbeat,
+            kind: Kind::Agent,
         };
-        let spawner = self.context.spawner_of(&self.record.id);
+        let spawner = self.spawner().clone();
         let workspace = self.workspace.as_ref().and_then(|top| top.try_clone().ok());
         match spawner.call(Ask::Launch(Box::new(ask)), workspace.into_iter().collect(), Some(plan)).await? {
             (Answer::Launched { pid, start_ticks, enforced }, mut fds) if !fds.is_empty() => {
@@ -182,27 +184,30 @@ impl Agent {
     }
 
     pub(super) fn cgroup_name(&self) -> PathBuf {
-        self.context.cgroup_parent.join(&self.record.id)
+        self.context.cgroup_parent.join(self.sandbox_name())
+    }
+
+    /// What its cgroup and its workspace are called: as the agent, or as the instance that it was.
+    pub(super) fn sandbox_name(&self) -> &str {
+        self.record.instance.as_ref().map_or(&self.record.id, |instance| &instance.name)
+    }
+
+    /// The spawner that holds its workspace.
+    pub(super) fn spawner(&self) -> &Spawner {
+        self.context.spawner_of(self.record.instance.as_ref().map_or(&self.record.id, |instance| &instance.template))
     }
 
     /// The plan's cgroup values, narrowed by the limits in force.
     pub(super) fn values(&self, plan: &agent_kernel::plan::Plan) -> agent_kernel::cgroup::Values {
-        let limits = &self.record.limits;
-        let mut values = plan.cgroup.clone();
-        if limits.memory_bytes > 0 {
-            values.memory = Some(limits.memory_bytes);
-        }
-        if limits.cpu_milli > 0 {
-            values.cpus = Some(f64::from(limits.cpu_milli) / 1000.0);
-        }
-        if limits.pids > 0 {
-            values.processes = Some(u64::from(limits.pids));
-        }
-        values
+        self.record.limits.narrowed(&plan.cgroup)
     }
 
     pub(super) fn who(&self) -> Who {
-        Who { hostname: self.hostname(), machine_id: self.machine_id(), uid_slot: self.record.uid_slot }
+        let (first_id, ids) = match &self.record.instance {
+            Some(instance) => (instance.first_id, instance.ids),
+            None => (FIRST_ID + self.record.uid_slot % MOST_SLOTS * IDS, IDS),
+        };
+        Who { hostname: self.hostname(), machine_id: self.machine_id(), first_id, ids }
     }
 
     fn hostname(&self) -> String {
@@ -241,7 +246,7 @@ impl Agent {
     pub(super) fn load_plan(&mut self) -> Result<(Arc<PlanText>, Arc<agent_kernel::plan::Plan>), Fault> {
         let (text, plan) = match &self.plan {
             Some((text, plan)) => (text.clone(), plan.clone()),
-            None => self.context.plans.compile(&self.shared.spec, &self.context.host)?,
+            None => self.context.plans.compile(&self.shared.spec.policy, &self.context.host)?,
         };
         self.plan = Some((text.clone(), plan.clone()));
         Ok((text, plan))
@@ -274,6 +279,7 @@ impl Agent {
                 (identity.outside(compiled.uid), identity.outside(compiled.gid))
             },
             who: self.who(),
+            spawner: self.spawner().clone(),
             run: self.record.run,
             _session: self.shared.enter(),
         })

@@ -41,8 +41,8 @@ impl Agent {
 
     async fn ask_for_workspace(&self, plan: Arc<PlanText>, make: bool) -> Result<OwnedFd, Fault> {
         let id = &self.record.id;
-        let ask = Ask::Workspace { agent: id.clone(), plan: plan.key, who: self.who(), make };
-        match self.context.spawner_of(id).call(ask, Vec::new(), Some(plan)).await {
+        let ask = Ask::Workspace { agent: self.sandbox_name().to_owned(), plan: plan.key, who: self.who(), make };
+        match self.spawner().call(ask, Vec::new(), Some(plan)).await {
             Ok((Answer::Descriptor, mut fds)) if fds.len() == 1 => Ok(fds.remove(0)),
             Ok(_) => Err(failed_in(id, "the spawner gave no workspace")),
             Err(CallError::Refused(sentence)) => Err(failed_in(id, &sentence)),

@@ -33,7 +33,7 @@ async fn try_create(
     let id = if request.id.is_empty() { random::id() } else { request.id };
     spec::check_id(&id)?;
     let settings = spec::settings(&spec)?;
-    let (_, plan) = context.plans.compile(&spec, &context.host)?;
+    let (_, plan) = context.plans.compile(&spec.policy, &context.host)?;
     if plan.level == Level::L1 {
         return Err(invalid(
             "policy: level: L1 has no sandbox that could be stopped, paused or entered; the runtime runs L2 and L3",
@@ -75,7 +75,7 @@ async fn try_create(
 }
 
 /// Two Creates of one id: one wins, before anything is made.
-fn reserve(context: &Context, id: &str) -> Result<(), Fault> {
+pub(super) fn reserve(context: &Context, id: &str) -> Result<(), Fault> {
     let mut taken = context.taken();
     if context.agents().contains_key(id) || !taken.0.insert(id.to_owned()) {
         return Err(exists(format!("there is an agent {id} already")));

@@ -134,7 +134,7 @@ async fn begin_run(context: &Arc<Context>, begin: &Begin, ticket: &Ticket) -> Re
     };
     let pidfd = grant.pidfd.try_clone().map_err(io)?;
     let plan = ExecPlan { plan: grant.plan.clone(), pidfd, program, tty: begin.tty };
-    let child = spawn(context, &agent.id, plan, stdio).await?;
+    let child = spawn(&grant.spawner, &agent.id, plan, stdio).await?;
     let _ = agent.send(Command::Note { kind: "exec", detail: begin.argv.join(" ") }).await;
     let timeout = (begin.timeout_ms > 0).then(|| Duration::from_millis(begin.timeout_ms));
     Ok(Run { child, streams, timeout, grant })

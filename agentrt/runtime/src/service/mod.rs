@@ -5,6 +5,7 @@ mod create;
 mod events;
 mod exec;
 mod logs;
+mod template;
 mod view;
 
 use crate::agent::{Command, Verb};
@@ -234,6 +235,38 @@ impl RuntimeService for Service {
 
     async fn events(&self, request: Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         events::events(self.context.clone(), request.into_inner())
+    }
+
+    async fn create_template(
+        &self,
+        request: Request<pb::CreateTemplateRequest>,
+    ) -> Result<Response<pb::TemplateReply>, Status> {
+        template::create(&self.context, request.into_inner()).await
+    }
+
+    async fn delete_template(
+        &self,
+        request: Request<pb::DeleteTemplateRequest>,
+    ) -> Result<Response<pb::DeleteTemplateReply>, Status> {
+        template::delete(&self.context, request.into_inner()).await
+    }
+
+    async fn list_templates(
+        &self,
+        _: Request<pb::ListTemplatesRequest>,
+    ) -> Result<Response<pb::ListTemplatesReply>, Status> {
+        let templates = self.context.templates().values().map(|t| t.message()).collect();
+        Ok(Response::new(pb::ListTemplatesReply { templates }))
+    }
+
+    async fn set_pool(&self, request: Request<pb::SetPoolRequest>) -> Result<Response<pb::TemplateReply>, Status> {
+        template::set_pool(&self.context, request.into_inner()).await
+    }
+
+    async fn claim(&self, request: Request<pb::ClaimRequest>) -> Result<Response<pb::AgentReply>, Status> {
+        let request = request.into_inner();
+        let id = template::claim(&self.context, request).await?;
+        self.reply(&id)
     }
 
     async fn info(&self, _: Request<pb::InfoRequest>) -> Result<Response<pb::InfoReply>, Status> {

@@ -96,6 +96,7 @@ pub fn agent(agent: &Shared, full: bool) -> pb::Agent {
         labels: agent.spec.labels.clone(),
         argv: agent.spec.argv.clone(),
         revision: record.rev,
+        template: record.instance.as_ref().map(|i| i.template.clone()).unwrap_or_default(),
         limits: Some(pb::Limits {
             memory_bytes: record.limits.memory_bytes,
             cpu_milli: record.limits.cpu_milli,

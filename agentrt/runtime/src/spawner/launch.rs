@@ -1,14 +1,16 @@
 //! What the spawner does with the Agent Kernel: plans prepared once, agents launched, programs added, workspaces held.
 
 use super::init::AgentHooks;
-use super::protocol::{Answer, ExecAsk, LaunchAsk, Program, Who};
+use super::protocol::{Answer, ExecAsk, Kind, LaunchAsk, Program, Who};
 use crate::logs::{CHUNK, SEGMENTS, segment_name, writer::Writer};
 use crate::{process, status};
 use agent_kernel::archive::Limits;
 use agent_kernel::cgroup::{Cgroup, Handle};
 use agent_kernel::image::{Digest, Store};
 use agent_kernel::policy::Root;
-use agent_kernel::{Host, Identity, Launch, Launched, Plan, Prepared, Workspace, launch, launch_into};
+use agent_kernel::{
+    Host, Identity, Launch, Launched, Plan, Prepared, Seed, Workspace, launch, launch_forked, launch_into,
+};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -23,10 +25,12 @@ use std::path::{Path, PathBuf};
 /// Prepared plans that are kept; the least recently used goes.
 const KEPT_PLANS: usize = 64;
 /// First user id outside of the first agent's range, and how many each agent has.
-const FIRST_ID: u32 = 0x2000_0000;
-const IDS: u32 = 0x1_0000;
+pub const FIRST_ID: u32 = 0x2000_0000;
+pub const IDS: u32 = 0x1_0000;
 /// Ranges before the ids of 32 bits (and those that others use at their end) are used up.
 pub const MOST_SLOTS: u32 = 0x5000;
+/// The descriptor on which a program waits for orders.
+const ORDERS_FD: i32 = 3;
 /// The descriptor on which an agent's program sends heartbeats.
 const HEARTBEAT_FD: i32 = 3;
 
@@ -37,6 +41,13 @@ pub struct Sandboxes {
     plans: HashMap<u64, (Prepared, u64)>,
     used: u64,
     workspaces: HashMap<String, Workspace>,
+    seeds: HashMap<String, Held>,
+}
+
+/// A seed that runs, and the socket on which it takes orders.
+struct Held {
+    seed: Seed,
+    orders: OwnedFd,
 }
 
 /// What a launched process is known by.
@@ -45,15 +56,17 @@ struct Born {
     start_ticks: u64,
     pidfd: OwnedFd,
     enforced: Vec<String>,
+    /// The far end of what it waits on.
+    orders: Option<OwnedFd>,
 }
 
 impl Sandboxes {
     pub fn new(root: &Path) -> Sandboxes {
-        Sandboxes { images: images(root), host: None, plans: HashMap::new(), used: 0, workspaces: HashMap::new() }
+        Sandboxes { images: images(root), host: None, plans: HashMap::new(), used: 0, workspaces: HashMap::new(), seeds: HashMap::new() }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.workspaces.is_empty()
+        self.workspaces.is_empty() && self.seeds.is_empty()
     }
 
     pub fn workspaces(&self) -> usize {
@@ -85,9 +98,10 @@ impl Sandboxes {
         }
         match self.try_launch(ask, fds) {
             Ok(born) => {
-                let Born { pid, start_ticks, pidfd, enforced } = born;
+                let Born { pid, start_ticks, pidfd, enforced, orders } = born;
                 let top = self.workspaces.get(&ask.agent).and_then(|w| w.top().try_clone_to_owned().ok());
-                (Answer::Launched { pid, start_ticks, enforced }, [Some(pidfd), top].into_iter().flatten().collect())
+                let fds = [Some(pidfd), top, orders].into_iter().flatten().collect();
+                (Answer::Launched { pid, start_ticks, enforced }, fds)
             }
             Err(sentence) => (Answer::Failed(sentence), Vec::new()),
         }
@@ -110,6 +124,10 @@ impl Sandboxes {
         let files = Files::open(ask)?;
         let mut env = environment(&program.env)?;
         let mut pass = Vec::new();
+        let orders = if ask.kind == Kind::Agent { None } else { Some(orders_socket()?) };
+        if let Some((_, theirs)) = &orders {
+            pass.push((theirs.as_raw_fd(), ORDERS_FD));
+        }
         if let Some(beat) = &files.heartbeat_write {
             env.push(c_string(&format!("GPVE_HEARTBEAT_FD={HEARTBEAT_FD}"))?);
             pass.push((beat.as_raw_fd(), HEARTBEAT_FD));
@@ -136,7 +154,27 @@ impl Sandboxes {
             launched.write(&status)
         };
         wanted.on_cloned = Some(&mut record);
-        born(launch(wanted).map_err(|e| e.to_string())?)
+        let ours = orders.as_ref().map(|(ours, _)| ours.try_clone()).transpose().map_err(|e| e.to_string())?;
+        let launched = match &ask.kind {
+            Kind::Agent | Kind::Waiting => launch(wanted),
+            Kind::Seed => {
+                wanted.shares_processes = true;
+                launch(wanted)
+            }
+            Kind::Fork { seed } => {
+                let held = self.seeds.get(seed).ok_or_else(|| format!("the seed of template {seed} is gone"))?;
+                wanted.stdio[0] = Some(files.null.as_raw_fd());
+                let orders = &held.orders;
+                launch_forked(wanted, &held.seed, &mut |fds| super::wire::order(orders, 1, fds))
+            }
+        };
+        let launched = launched.map_err(|e| e.to_string())?;
+        if let (Kind::Seed, Some((ours, _))) = (&ask.kind, orders) {
+            let plan = prepared.plan();
+            let seed = Seed::new(launched.pid, plan, &identity).map_err(|e| e.to_string())?;
+            self.seeds.insert(ask.agent.clone(), Held { seed, orders: ours });
+        }
+        born(launched, ours)
     }
 
     /// Root makes workspaces apart from the agent, so that they outlive its restarts; others cannot.
@@ -219,6 +257,7 @@ impl Sandboxes {
 
     pub fn forget(&mut self, agent: &str) {
         self.workspaces.remove(agent);
+        self.seeds.remove(agent);
     }
 }
 
@@ -239,7 +278,7 @@ pub fn image_of(images: &Path, plan: &Plan) -> Result<Option<PathBuf>, String> {
 }
 
 pub fn identity(who: &Who) -> Identity {
-    Identity::new(FIRST_ID + who.uid_slot % MOST_SLOTS * IDS, IDS, &who.hostname, &who.machine_id)
+    Identity::new(who.first_id, who.ids, &who.hostname, &who.machine_id)
 }
 
 /// What is executed, and where.
@@ -250,7 +289,7 @@ fn set(wanted: &mut Launch, program: &Program, env: Vec<CString>) -> Result<(), 
     Ok(())
 }
 
-fn born(launched: Launched) -> Result<Born, String> {
+fn born(launched: Launched, orders: Option<OwnedFd>) -> Result<Born, String> {
     // The process is our child and not reaped: its pid is its own.
     let (start_ticks, _) = process::start_ticks(launched.pid).ok_or("the agent's process cannot be found in /proc")?;
     let layers =
@@ -258,7 +297,7 @@ fn born(launched: Launched) -> Result<Born, String> {
             if what.is_empty() { format!("{layer}: none kept") } else { format!("{layer}: {what}") }
         });
     let missing = launched.applied.missing.iter().map(|m| format!("not applied: {:?}: {}", m.layer, m.why));
-    Ok(Born { pid: launched.pid, start_ticks, enforced: layers.chain(missing).collect(), pidfd: launched.pidfd })
+    Ok(Born { pid: launched.pid, start_ticks, enforced: layers.chain(missing).collect(), pidfd: launched.pidfd, orders })
 }
 
 fn open_cgroup(handle: &[u8]) -> Result<Option<Cgroup>, String> {
@@ -274,12 +313,15 @@ fn c_string(text: &str) -> Result<CString, String> {
     CString::new(text).map_err(|_| format!("{text:?} contains a NUL byte"))
 }
 
+/// What every program has in its environment, unless it is given another.
+pub const USUAL: [(&str, &str); 2] = [
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("HOME", agent_kernel::plan::WORKSPACE),
+];
+
 fn environment(env: &[(String, String)]) -> Result<Vec<CString>, String> {
     let mut all: Vec<_> = env.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<_, _>>()?;
-    for (name, value) in [
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-        ("HOME", agent_kernel::plan::WORKSPACE),
-    ] {
+    for (name, value) in USUAL {
         if !env.iter().any(|(k, _)| k == name) {
             all.push(c_string(&format!("{name}={value}"))?);
         }
@@ -295,6 +337,7 @@ struct Files {
     stdout: OwnedFd,
     stderr: OwnedFd,
     heartbeat_write: Option<OwnedFd>,
+    null: OwnedFd,
 }
 
 impl Files {
@@ -345,8 +388,15 @@ impl Files {
             beats: 0,
             buffer: vec![0; CHUNK],
         };
-        Ok(Files { hooks, denials: file("denials")?, stdin_read, stdout, stderr, heartbeat_write })
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Files { hooks, denials: file("denials")?, stdin_read, stdout, stderr, heartbeat_write, null })
     }
+}
+
+/// Ours and theirs.
+fn orders_socket() -> Result<(OwnedFd, OwnedFd), String> {
+    let kind = SocketType::STREAM;
+    rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).map_err(|e| format!("a socket: {e}"))
 }
 
 /// A pipe whose read end does not block.

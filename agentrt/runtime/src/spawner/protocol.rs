@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of a message here: daemon and spawner may come from different builds.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The largest message; the plan of a sandbox, or argv and env, are what fills it.
 pub const MOST_BYTES: usize = 192 * 1024;
 
@@ -36,7 +36,7 @@ pub enum Ask {
         who: Who,
         make: bool,
     },
-    /// The agent is deleted: its workspace goes.
+    /// The agent is deleted: its workspace goes. A seed of that name is dropped, and ends.
     Forget {
         agent: String,
     },
@@ -47,8 +47,9 @@ pub enum Ask {
 pub struct Who {
     pub hostname: String,
     pub machine_id: String,
-    /// The agent's range of user ids, by its number.
-    pub uid_slot: u32,
+    /// Its range of ids on the host.
+    pub first_id: u32,
+    pub ids: u32,
 }
 
 /// A program to run in a sandbox.
@@ -74,6 +75,19 @@ pub struct LaunchAsk {
     pub log_rate: u64,
     pub stdin: bool,
     pub heartbeat: bool,
+    pub kind: Kind,
+}
+
+/// What is launched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    Agent,
+    /// A program that waits on its descriptor 3 for orders. The other end comes with the answer, last of its descriptors.
+    Waiting,
+    /// The same, of which agents are forked: under the plan of a seed.
+    Seed,
+    /// A fork of the seed of that name. It waits on its descriptor 3.
+    Fork { seed: String },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,7 +112,7 @@ pub enum Answer {
         workspaces: u32,
     },
     Done,
-    /// Beside it the pidfd, and the top of the workspace if there is one that outlives the agent.
+    /// Beside it the pidfd, the top of the workspace if there is one that outlives the agent, and what its kind says.
     Launched {
         pid: i32,
         start_ticks: u64,
