@@ -25,6 +25,8 @@ pub struct Context {
     pub spawner_restarts: Arc<AtomicU64>,
     pub plans: Plans,
     pub follow: crate::logs::follow::Watcher,
+    /// What agents may reach outside.
+    pub egress: crate::egress::client::Egress,
     /// Copies that may go on at once: each holds a thread as long as its caller likes.
     pub copies: Arc<tokio::sync::Semaphore>,
     pub agents: Mutex<BTreeMap<String, Arc<Shared>>>,

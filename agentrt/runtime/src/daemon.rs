@@ -32,6 +32,8 @@ pub struct Options {
     pub allowed: Vec<u32>,
     /// What a template's program loads, to be forked from.
     pub seed_library: PathBuf,
+    /// What each agent may use of the egress proxy.
+    pub egress: crate::egress::proxy::Limits,
 }
 
 /// The most connections at once, and calls at once of each.
@@ -114,11 +116,19 @@ async fn serve(options: Options) -> Result<(), String> {
         agents: Default::default(),
         templates: Default::default(),
         seed_library: options.seed_library.clone(),
+        egress: crate::egress::client::Egress::new(options.egress),
         taken: Default::default(),
     });
     let found = adopt::adopt_all(&context, recovered).map_err(|e| format!("{}: {e}", options.root.display()))?;
     crate::template::adopt_all(&context).map_err(|e| format!("{}/templates: {e}", options.root.display()))?;
     let listener = listen(&options.socket)?;
+    let looked_after = context.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            looked_after.egress.look().await;
+        }
+    });
     eprintln!("gpve-agentrt: {} agents found; serving {}", found.agents, options.socket.display());
     let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;

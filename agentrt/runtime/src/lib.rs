@@ -13,6 +13,7 @@ pub mod clock;
 pub mod connection;
 pub mod context;
 pub mod daemon;
+pub mod egress;
 pub mod exec;
 pub mod fault;
 pub mod logs;

@@ -71,7 +71,11 @@ impl Seed {
     }
 }
 
-/// Hands the seed what its child needs: the descriptors of [`Parcel`], in their order.
+/// Which of the descriptors that a [`Hand`] is given is the agent's network.
+pub const NETWORK: usize = 3;
+
+/// Hands the seed what its child needs: the descriptors of [`Parcel`], in their order. The sandbox stands, and nothing of
+/// the agent has run yet.
 pub type Hand<'a> = &'a mut dyn FnMut(&[BorrowedFd]) -> std::io::Result<()>;
 
 /// Start an agent that is a fork of a seed. When this returns, it runs with every layer in force.
@@ -133,13 +137,13 @@ pub fn launch_forked(mut launch: Launch, seed: &Seed, hand: Hand) -> Result<Laun
     let born = sys::read(born_read.as_raw_fd(), &mut pid);
     let _ = sys::wait(helper, 0);
     if born != Ok(4) {
-        return Err(await_word(&report_read, b'R', PATIENCE_MS).err().unwrap_or_else(|| {
-            LaunchError::refused("seed", "the helper died before there was an init")
-        }));
+        return Err(await_word(&report_read, b'R', PATIENCE_MS)
+            .err()
+            .unwrap_or_else(|| LaunchError::refused("seed", "the helper died before there was an init")));
     }
     let pid = i32::from_le_bytes(pid);
     let pidfd = sys::pidfd_open(pid).map_err(failed("opening init"))?;
-    let mut whole = || -> Result<(), LaunchError> {
+    let whole = || -> Result<(), LaunchError> {
         release(&mut launch, pid, &pidfd, &go_write)?;
         await_word(&report_read, b'R', PATIENCE_MS)?;
         let mut parcel = Vec::new();
@@ -155,9 +159,8 @@ pub fn launch_forked(mut launch: Launch, seed: &Seed, hand: Hand) -> Result<Laun
         // v2: its parent is in another cgroup, so it moves as with v1.
         let own = launch.cgroup.map(Cgroup::doors).transpose()?.unwrap_or_default();
         descriptors.extend(own.iter().map(|fd| sys::borrow(fd.as_raw_fd())));
-        hand(&descriptors)
-            .map_err(|error| LaunchError::refused("seed", format!("it takes no order: {error}")))?;
-        drop(descriptors);
+        hand(&descriptors).map_err(|error| LaunchError::refused("seed", format!("it takes no order: {error}")))?;
+        drop((descriptors, far_link));
         await_word(&report_read, b'S', PATIENCE_MS)
     };
     match whole() {
@@ -283,7 +286,10 @@ pub(super) fn await_program(link: &OwnedFd, notes: bool) -> Result<(i32, Option<
         return Err(LaunchError::refused("seed", "it could not make a child, or its child could not enter"));
     }
     let listener = if notes {
-        Some(main_process::receive_descriptor(link.as_raw_fd(), 0).map_err(failed("receiving the filter's descriptor"))?)
+        Some(
+            main_process::receive_descriptor(link.as_raw_fd(), 0)
+                .map_err(failed("receiving the filter's descriptor"))?,
+        )
     } else {
         None
     };

@@ -187,9 +187,10 @@ pub(crate) fn start(confinement: &Confinement, program: &Program) -> Result<(i32
         return Err(told(failure, confinement, program));
     }
     let listener = match notes {
-        Some((receiver, _)) => {
-            Some(receive_descriptor(receiver.as_raw_fd(), libc::MSG_DONTWAIT).map_err(failed("receiving the filter's descriptor"))?)
-        }
+        Some((receiver, _)) => Some(
+            receive_descriptor(receiver.as_raw_fd(), libc::MSG_DONTWAIT)
+                .map_err(failed("receiving the filter's descriptor"))?,
+        ),
         None => None,
     };
     Ok((pid, listener))

@@ -20,7 +20,7 @@ mod l1;
 mod main_process;
 mod sandbox;
 
-pub use forked::{Forked, Hand, Parcel, Seed, fork_agent, launch_forked, own, seed_plan};
+pub use forked::{Forked, Hand, NETWORK, Parcel, Seed, fork_agent, launch_forked, own, seed_plan};
 pub use into::launch_into;
 
 use crate::applied::Applied;
@@ -338,8 +338,7 @@ impl NetworkVisit {
         let failed = |what: &'static str| move |errno| LaunchError::new("network", what, errno);
         let home = sys::openat(sys::HERE, c"/proc/self/ns/net", libc::O_RDONLY, 0);
         let home = home.map_err(failed("opening our network"))?;
-        sys::setns(network, libc::CLONE_NEWNET as u64)
-            .map_err(failed("entering the ready-made network namespace"))?;
+        sys::setns(network, libc::CLONE_NEWNET as u64).map_err(failed("entering the ready-made network namespace"))?;
         Ok(Self(Some(home)))
     }
 

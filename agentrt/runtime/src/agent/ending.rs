@@ -150,6 +150,7 @@ impl Agent {
             self.end_remains().await;
         }
         self.remove_cgroup().await;
+        self.context.egress.forget(&self.record.id).await;
         let ask = crate::spawner::protocol::Ask::Forget { agent: self.sandbox_name().to_owned() };
         let _ = self.spawner().call(ask, Vec::new(), None).await;
         let outcome = self.done();

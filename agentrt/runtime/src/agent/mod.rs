@@ -78,6 +78,8 @@ pub struct Grant {
     pub who: Who,
     /// That can enter the agent's sandbox.
     pub spawner: Spawner,
+    /// The agent's own environment.
+    pub env: Vec<(String, String)>,
     /// User and group id, outside, of the agent.
     pub owner: (u32, u32),
     pub run: u64,

@@ -122,7 +122,7 @@ impl Agent {
                 who: self.who(),
                 cgroup: cgroup.and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
                 argv: spec.argv.clone(),
-                env: spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+                env: self.environment(),
                 cwd: spec.cwd.clone(),
             },
             log_bytes: self.shared.settings.log_bytes,
@@ -134,9 +134,16 @@ impl Agent {
         let spawner = self.spawner().clone();
         let workspace = self.workspace.as_ref().and_then(|top| top.try_clone().ok());
         match spawner.call(Ask::Launch(Box::new(ask)), workspace.into_iter().collect(), Some(plan)).await? {
-            (Answer::Launched { pid, start_ticks, enforced }, mut fds) if !fds.is_empty() => {
-                self.workspace = (fds.len() > 1).then(|| fds.remove(1));
-                Ok((Process { pid, start_ticks, boot_id: clock::boot_id().to_owned() }, fds.remove(0), enforced))
+            (Answer::Launched { pid, start_ticks, enforced, beside: [workspace, egress, _] }, fds) => {
+                let mut fds = fds.into_iter();
+                let Some(pidfd) = fds.next() else {
+                    return Err(CallError::Refused("the spawner gave no descriptor of the process".into()));
+                };
+                self.workspace = if workspace { fds.next() } else { None };
+                if let Some(listener) = if egress { fds.next() } else { None } {
+                    self.serve_egress(listener).await;
+                }
+                Ok((Process { pid, start_ticks, boot_id: clock::boot_id().to_owned() }, pidfd, enforced))
             }
             _ => Err(CallError::Refused("the spawner answered something else than was asked".into())),
         }
@@ -242,6 +249,23 @@ impl Agent {
         self.end_waiting(Await::Running, &outcome);
     }
 
+    /// What its program finds in its environment: what it was given, and where the egress proxy is.
+    pub(super) fn environment(&self) -> Vec<(String, String)> {
+        let given = self.shared.spec.env.iter().map(|(k, v)| (k.clone(), v.clone()));
+        let egress = self.plan.as_ref().is_some_and(|(_, plan)| !plan.egress.is_empty());
+        let usual = if egress { crate::egress::environment() } else { Vec::new() };
+        usual.into_iter().filter(|(name, _)| !self.shared.spec.env.contains_key(name)).chain(given).collect()
+    }
+
+    /// Lets the proxy serve what connects to a socket in the agent's network.
+    pub(super) async fn serve_egress(&self, listener: OwnedFd) {
+        let Some((_, plan)) = &self.plan else { return };
+        let rules = plan.egress.iter().cloned().collect();
+        if let Err(e) = self.context.egress.serve(&self.record.id, rules, listener).await {
+            eprintln!("agent {}: the egress proxy does not serve it: {e}", self.record.id);
+        }
+    }
+
     /// The compiled policy, shared with all agents of the same policy and limits.
     pub(super) fn load_plan(&mut self) -> Result<(Arc<PlanText>, Arc<agent_kernel::plan::Plan>), Fault> {
         let (text, plan) = match &self.plan {
@@ -280,6 +304,7 @@ impl Agent {
             },
             who: self.who(),
             spawner: self.spawner().clone(),
+            env: self.environment(),
             run: self.record.run,
             _session: self.shared.enter(),
         })

@@ -8,6 +8,7 @@ mod run;
 mod screen;
 mod serve;
 mod show;
+mod template;
 
 use clap::{Parser, Subcommand};
 use client::Client;
@@ -36,6 +37,8 @@ enum Command {
     /// Serve this host's agents
     #[command(after_help = "Example:\n  gpve-agentrt daemon --root /var/lib/gpve-agentrt --allow-user 1000")]
     Daemon(serve::Daemon),
+    #[command(hide = true)]
+    EgressProxy(serve::EgressProxy),
     /// Create an agent, start it, and follow its output
     #[command(
         after_help = "Example:\n  gpve-agentrt run --policy agent.toml --memory 256M --restart on-failure -d -- /usr/bin/python3 agent.py"
@@ -76,6 +79,12 @@ enum Command {
     /// Let paused agents go on
     #[command(after_help = "Example:\n  gpve-agentrt resume my-agent")]
     Resume(act::Ids),
+    /// Programs that have their imports done, of which agents are made ready to run
+    #[command(subcommand)]
+    Template(template::Template),
+    /// An agent of a template, running at once
+    #[command(after_help = "Example:\n  gpve-agentrt claim search -- -c 'print(\"hello\")'")]
+    Claim(template::Claim),
     /// Images that agents' roots can be made of; needs no daemon
     #[command(subcommand)]
     Image(image::Image),
@@ -88,6 +97,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Daemon(args) => serve::daemon(args, cli.socket),
+        Command::EgressProxy(args) => serve::egress_proxy(args),
         Command::Policy(command) => policy::policy(command),
         Command::Image(command) => image::image(command),
         command => talk(cli.socket, command),
@@ -128,7 +138,11 @@ impl Command {
             Command::Rm(args) => act::rm(&mut client, args).await,
             Command::Pause(args) => act::pause(&mut client, args).await,
             Command::Resume(args) => act::resume(&mut client, args).await,
-            Command::Daemon(_) | Command::Policy(_) | Command::Image(_) => unreachable!("they do not talk to a daemon"),
+            Command::Template(command) => template::template(&mut client, command).await,
+            Command::Claim(args) => template::claim(&mut client, args).await,
+            Command::Daemon(_) | Command::EgressProxy(_) | Command::Policy(_) | Command::Image(_) => {
+                unreachable!("they do not talk to a daemon")
+            }
         }
     }
 }

@@ -146,6 +146,11 @@ pub async fn run(client: &mut Client, args: Run) -> Done {
         println!("{}", if args.json { json(&started)? } else { id });
         return Ok(ExitCode::SUCCESS);
     }
+    follow_to_the_end(client, id, args.rm).await
+}
+
+/// Shows an agent's output until it has ended, and ends as it did; Ctrl-C stops it.
+pub async fn follow_to_the_end(client: &mut Client, id: String, remove: bool) -> Done {
     let request = pb::LogsRequest { id: id.clone(), follow: true, ..Default::default() };
     let mut stream = client.logs(request).await.map_err(said)?.into_inner();
     let ended = async {
@@ -165,7 +170,7 @@ pub async fn run(client: &mut Client, args: Run) -> Done {
             .agent
             .unwrap_or_default(),
     };
-    if args.rm {
+    if remove {
         client.delete(pb::DeleteRequest { id, force: true, ..Default::default() }).await.map_err(said)?;
     }
     Ok(code_of(&agent.last_exit.unwrap_or_default()))

@@ -122,7 +122,7 @@ async fn begin_run(context: &Arc<Context>, begin: &Begin, ticket: &Ticket) -> Re
             .append_request(&note)
             .map_err(|e| crate::fault::internal(format!("the journal cannot be written: {e}")))?;
     }
-    let mut env = agent.spec.env.clone();
+    let mut env: std::collections::BTreeMap<_, _> = grant.env.iter().cloned().collect();
     env.extend(begin.env.clone());
     let program = Program {
         plan: grant.plan.key,

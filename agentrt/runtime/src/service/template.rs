@@ -156,6 +156,9 @@ async fn try_claim(context: &Arc<Context>, id: &str, request: pb::ClaimRequest, 
     let plan = context.plans.compile(&template.spec.policy, &context.host)?;
     let limits = super::checked_limits(request.limits, &plan.1)?;
     let mut env: BTreeMap<String, String> = USUAL.map(|(k, v)| (k.into(), v.into())).into();
+    if !plan.1.egress.is_empty() {
+        env.extend(crate::egress::environment());
+    }
     env.extend(request.env);
     let order = json!({"argv": request.argv, "env": env, "cwd": request.cwd, "secrets": request.secrets});
     let mut tries = 0;
@@ -206,7 +209,7 @@ async fn try_claim(context: &Arc<Context>, id: &str, request: pb::ClaimRequest, 
     if let Err(e) = parked.order(&order) {
         eprintln!("agent {id}: it could not be told what to do: {e}");
     }
-    let agent = Agent::claimed(context.clone(), shared, parked, plan).map_err(|e| failed(&e.to_string()))?;
+    let agent = Agent::claimed(context.clone(), shared, parked, plan).await.map_err(|e| failed(&e.to_string()))?;
     tokio::spawn(agent.live(commands));
     Ok(())
 }

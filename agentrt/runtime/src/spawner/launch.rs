@@ -7,14 +7,15 @@ use crate::{process, status};
 use agent_kernel::archive::Limits;
 use agent_kernel::cgroup::{Cgroup, Handle};
 use agent_kernel::image::{Digest, Store};
+use agent_kernel::launch::NETWORK;
 use agent_kernel::policy::Root;
+use agent_kernel::sys;
 use agent_kernel::{
     Host, Identity, Launch, Launched, Plan, Prepared, Seed, Workspace, launch, launch_forked, launch_into,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
@@ -58,11 +59,20 @@ struct Born {
     enforced: Vec<String>,
     /// The far end of what it waits on.
     orders: Option<OwnedFd>,
+    /// Listens in its network.
+    egress: Option<OwnedFd>,
 }
 
 impl Sandboxes {
     pub fn new(root: &Path) -> Sandboxes {
-        Sandboxes { images: images(root), host: None, plans: HashMap::new(), used: 0, workspaces: HashMap::new(), seeds: HashMap::new() }
+        Sandboxes {
+            images: images(root),
+            host: None,
+            plans: HashMap::new(),
+            used: 0,
+            workspaces: HashMap::new(),
+            seeds: HashMap::new(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -98,10 +108,11 @@ impl Sandboxes {
         }
         match self.try_launch(ask, fds) {
             Ok(born) => {
-                let Born { pid, start_ticks, pidfd, enforced, orders } = born;
+                let Born { pid, start_ticks, pidfd, enforced, orders, egress } = born;
                 let top = self.workspaces.get(&ask.agent).and_then(|w| w.top().try_clone_to_owned().ok());
-                let fds = [Some(pidfd), top, orders].into_iter().flatten().collect();
-                (Answer::Launched { pid, start_ticks, enforced }, fds)
+                let beside = [top.is_some(), egress.is_some(), orders.is_some()];
+                let fds = [Some(pidfd), top, egress, orders].into_iter().flatten().collect();
+                (Answer::Launched { pid, start_ticks, enforced, beside }, fds)
             }
             Err(sentence) => (Answer::Failed(sentence), Vec::new()),
         }
@@ -123,6 +134,10 @@ impl Sandboxes {
         let cgroup = open_cgroup(&program.cgroup)?;
         let files = Files::open(ask)?;
         let mut env = environment(&program.env)?;
+        // An agent of a seed enters a network that is its init's own: there the socket is made once it stands.
+        let by_proxy = !prepared.plan().egress.is_empty();
+        let ready_made = by_proxy && matches!(ask.kind, Kind::Agent | Kind::Waiting);
+        let (netns, mut egress) = ready_made.then(network_with_proxy).transpose()?.unzip();
         let mut pass = Vec::new();
         let orders = if ask.kind == Kind::Agent { None } else { Some(orders_socket()?) };
         if let Some((_, theirs)) = &orders {
@@ -140,6 +155,7 @@ impl Sandboxes {
             Some(files.stderr.as_raw_fd()),
         ];
         wanted.pass = pass;
+        wanted.netns = netns.as_ref().map(AsRawFd::as_raw_fd);
         wanted.workspace = self.workspaces.get(&ask.agent);
         wanted.cgroup = cgroup.as_ref();
         wanted.denials = Some(files.denials.as_raw_fd());
@@ -165,7 +181,12 @@ impl Sandboxes {
                 let held = self.seeds.get(seed).ok_or_else(|| format!("the seed of template {seed} is gone"))?;
                 wanted.stdio[0] = Some(files.null.as_raw_fd());
                 let orders = &held.orders;
-                launch_forked(wanted, &held.seed, &mut |fds| super::wire::order(orders, 1, fds))
+                launch_forked(wanted, &held.seed, &mut |fds| {
+                    if by_proxy {
+                        egress = Some(in_network(fds[NETWORK], proxy_socket).map_err(io::Error::other)?);
+                    }
+                    super::wire::order(orders, 1, fds)
+                })
             }
         };
         let launched = launched.map_err(|e| e.to_string())?;
@@ -174,7 +195,7 @@ impl Sandboxes {
             let seed = Seed::new(launched.pid, plan, &identity).map_err(|e| e.to_string())?;
             self.seeds.insert(ask.agent.clone(), Held { seed, orders: ours });
         }
-        born(launched, ours)
+        Ok(Born { egress, ..born(launched, ours)? })
     }
 
     /// Root makes workspaces apart from the agent, so that they outlive its restarts; others cannot.
@@ -223,17 +244,7 @@ impl Sandboxes {
     /// A TCP socket in the network of the agent behind the pidfd: made there, used here.
     pub fn socket(&mut self, fds: Vec<OwnedFd>) -> Result<OwnedFd, String> {
         let pidfd = fds.into_iter().next().ok_or("no pidfd came with it")?;
-        let say = |what: &str, e: rustix::io::Errno| format!("the agent's network cannot be reached: {what}: {e}");
-        let home = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
-        move_into_thread_name_spaces(pidfd.as_fd(), ThreadNameSpaceType::NETWORK).map_err(|e| say("setns", e))?;
-        let made =
-            socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None);
-        if let Err(e) = move_into_thread_name_spaces(home.as_fd(), ThreadNameSpaceType::NETWORK) {
-            // To go on in an agent's network would be worse than to end: the daemon starts another spawner.
-            eprintln!("spawner: it cannot come back from an agent's network: {e}");
-            std::process::exit(1);
-        }
-        made.map_err(|e| say("socket", e))
+        in_network(pidfd.as_fd(), tcp_socket)
     }
 
     /// The top of an agent's workspace.
@@ -259,6 +270,50 @@ impl Sandboxes {
         self.workspaces.remove(agent);
         self.seeds.remove(agent);
     }
+}
+
+/// Does something in another network, which a descriptor of it or of a process in it names.
+fn in_network<T>(network: BorrowedFd, work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let home = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
+    sys::setns(network.as_raw_fd(), libc::CLONE_NEWNET as u64)
+        .map_err(|e| format!("the agent's network cannot be reached: {e}"))?;
+    let done = work();
+    come_home(&home);
+    done
+}
+
+/// To go on in an agent's network would be worse than to end: the daemon starts another spawner.
+fn come_home(home: &File) {
+    if let Err(e) = sys::setns(home.as_raw_fd(), libc::CLONE_NEWNET as u64) {
+        eprintln!("spawner: it cannot come back from an agent's network: {e}");
+        std::process::exit(1);
+    }
+}
+
+fn tcp_socket() -> Result<OwnedFd, String> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
+        .map_err(|e| format!("the agent's network: socket: {e}"))
+}
+
+/// A socket that listens for the egress proxy in the network that we are in.
+fn proxy_socket() -> Result<OwnedFd, String> {
+    crate::egress::listen(tcp_socket()?).map_err(|e| format!("the agent's network: the egress proxy: {e}"))
+}
+
+/// A network with a loopback interface, and a socket that listens there for the egress proxy: made before anything of the
+/// agent runs, so that the agent finds it, and cannot take its place.
+fn network_with_proxy() -> Result<(OwnedFd, OwnedFd), String> {
+    let home = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
+    sys::unshare(libc::CLONE_NEWNET as u64).map_err(|e| format!("the agent's network: {e}"))?;
+    let made = (|| -> Result<(OwnedFd, OwnedFd), String> {
+        sys::loopback_up().map_err(|e| format!("the agent's network: loopback: {e}"))?;
+        let socket = proxy_socket()?;
+        let network = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
+        Ok((network.into(), socket))
+    })();
+    come_home(&home);
+    made
 }
 
 /// The directory of a daemon's images.
@@ -297,7 +352,14 @@ fn born(launched: Launched, orders: Option<OwnedFd>) -> Result<Born, String> {
             if what.is_empty() { format!("{layer}: none kept") } else { format!("{layer}: {what}") }
         });
     let missing = launched.applied.missing.iter().map(|m| format!("not applied: {:?}: {}", m.layer, m.why));
-    Ok(Born { pid: launched.pid, start_ticks, enforced: layers.chain(missing).collect(), pidfd: launched.pidfd, orders })
+    Ok(Born {
+        pid: launched.pid,
+        start_ticks,
+        enforced: layers.chain(missing).collect(),
+        pidfd: launched.pidfd,
+        orders,
+        egress: None,
+    })
 }
 
 fn open_cgroup(handle: &[u8]) -> Result<Option<Cgroup>, String> {
@@ -314,10 +376,8 @@ fn c_string(text: &str) -> Result<CString, String> {
 }
 
 /// What every program has in its environment, unless it is given another.
-pub const USUAL: [(&str, &str); 2] = [
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-    ("HOME", agent_kernel::plan::WORKSPACE),
-];
+pub const USUAL: [(&str, &str); 2] =
+    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", agent_kernel::plan::WORKSPACE)];
 
 fn environment(env: &[(String, String)]) -> Result<Vec<CString>, String> {
     let mut all: Vec<_> = env.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<_, _>>()?;

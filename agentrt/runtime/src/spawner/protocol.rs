@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of a message here: daemon and spawner may come from different builds.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The largest message; the plan of a sandbox, or argv and env, are what fills it.
 pub const MOST_BYTES: usize = 192 * 1024;
 
@@ -87,7 +87,9 @@ pub enum Kind {
     /// The same, of which agents are forked: under the plan of a seed.
     Seed,
     /// A fork of the seed of that name. It waits on its descriptor 3.
-    Fork { seed: String },
+    Fork {
+        seed: String,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -112,11 +114,13 @@ pub enum Answer {
         workspaces: u32,
     },
     Done,
-    /// Beside it the pidfd, the top of the workspace if there is one that outlives the agent, and what its kind says.
+    /// Beside it the pidfd; then, as far as they are said to be there: the top of the workspace (if it outlives the agent),
+    /// the socket on which the egress proxy is to listen, the socket on which the program waits for orders.
     Launched {
         pid: i32,
         start_ticks: u64,
         enforced: Vec<String>,
+        beside: [bool; 3],
     },
     /// Beside it a pidfd, and a pipe on which its supervisor tells how it ended.
     Started {

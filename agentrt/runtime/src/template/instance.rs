@@ -31,6 +31,8 @@ pub struct Parked {
     pub workspace: Option<OwnedFd>,
     pub cgroup: Handle,
     pub enforced: Vec<String>,
+    /// Listens in its network for the egress proxy.
+    pub egress: Option<OwnedFd>,
     orders: UnixStream,
 }
 
@@ -41,6 +43,7 @@ pub(super) struct Born {
     pub workspace: Option<OwnedFd>,
     pub cgroup: Handle,
     pub enforced: Vec<String>,
+    pub egress: Option<OwnedFd>,
     pub orders: UnixStream,
 }
 
@@ -77,7 +80,7 @@ pub(super) async fn launch(
             cgroup: serde_json::to_vec(&handle).unwrap_or_default(),
             argv: [&settings.python, "-I", "-c", PROGRAM].map(String::from).to_vec(),
             env,
-            cwd: "/".into(),
+            cwd: String::new(),
         },
         log_bytes: LOG_BYTES,
         log_rate: LOG_RATE,
@@ -88,12 +91,14 @@ pub(super) async fn launch(
     let spawner = context.spawner_of(template);
     let answer = spawner.call(Ask::Launch(Box::new(ask)), Vec::new(), Some(text.clone())).await;
     let problem = match answer {
-        Ok((Answer::Launched { pid, start_ticks, enforced }, mut fds)) if fds.len() >= 2 => {
+        Ok((Answer::Launched { pid, start_ticks, enforced, beside: [workspace, egress, _] }, fds)) => {
             let process = Process { pid, start_ticks, boot_id: clock::boot_id().to_owned() };
-            let orders = fds.pop().map(UnixStream::from);
-            let workspace = (fds.len() > 1).then(|| fds.remove(1));
-            if let (Some(orders), Some(pidfd)) = (orders, fds.pop()) {
-                return Ok(Born { process, pidfd, workspace, cgroup: handle, enforced, orders });
+            let mut fds = fds.into_iter();
+            let pidfd = fds.next();
+            let workspace = if workspace { fds.next() } else { None };
+            let egress = if egress { fds.next() } else { None };
+            if let (Some(orders), Some(pidfd)) = (fds.next().map(UnixStream::from), pidfd) {
+                return Ok(Born { process, pidfd, workspace, cgroup: handle, enforced, egress, orders });
             }
             "the spawner gave no descriptors".to_owned()
         }
@@ -165,7 +170,7 @@ pub(super) async fn make(
     let env = environment(&shared, &settings);
     let born = launch(&context, &shared.name, &settings, who, &name, dir.clone(), env, kind).await?;
     let instance = Instance { name: name.clone(), template: shared.name.clone(), first_id, ids: IDS_OF_INSTANCE };
-    let Born { process, pidfd, workspace, cgroup, enforced, orders } = born;
+    let Born { process, pidfd, workspace, cgroup, enforced, egress, orders } = born;
     if !fork {
         let told = (&orders).write_all(&config(&context, &shared, &settings, false)).map_err(|e| e.to_string());
         let settled = match told {
@@ -177,7 +182,7 @@ pub(super) async fn make(
             return Err(problem);
         }
     }
-    Ok(Parked { instance, process, pidfd, workspace, cgroup, enforced, orders })
+    Ok(Parked { instance, process, pidfd, workspace, cgroup, enforced, egress, orders })
 }
 
 /// The variables of a program while it imports.

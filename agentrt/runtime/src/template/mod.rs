@@ -42,8 +42,10 @@ struct View {
     target: u32,
     pid: i32,
     problem: String,
-    /// First ids of its instances, waiting and claimed.
+    /// First ids of its instances, in whatever state.
     taken: BTreeSet<u32>,
+    /// Those of claimed ones among them.
+    claimed: BTreeSet<u32>,
 }
 
 enum Command {
@@ -66,7 +68,7 @@ impl Shared {
             name: self.name.clone(),
             spec: Some(pb::TemplateSpec { pool: view.target, ..self.spec.clone() }),
             pooled: view.pooled,
-            agents: (view.taken.len() as u32).saturating_sub(view.pooled),
+            agents: view.claimed.len() as u32,
             pid: view.pid,
             problem: view.problem.clone(),
         }
@@ -74,7 +76,9 @@ impl Shared {
 
     /// An instance that is gone gives its ids back.
     pub fn freed(&self, first_id: u32) {
-        self.view().taken.remove(&first_id);
+        let mut view = self.view();
+        view.taken.remove(&first_id);
+        view.claimed.remove(&first_id);
     }
 
     /// A waiting instance, or one that is made for us.

@@ -43,6 +43,8 @@ struct Pool {
     parked: VecDeque<Parked>,
     waiting: VecDeque<oneshot::Sender<Result<Parked, Fault>>>,
     making: usize,
+    /// Instances that are being done away with.
+    burials: tokio::task::JoinSet<()>,
     /// Nothing is made before this moment.
     pause_until: Option<tokio::time::Instant>,
 }
@@ -93,7 +95,9 @@ fn run(
 ) {
     context.templates().insert(shared.name.clone(), shared.clone());
     let (parked, waiting) = (VecDeque::new(), VecDeque::new());
-    let pool = Pool { context, shared, settings, first_slot, seed, parked, waiting, making: 0, pause_until: None };
+    let burials = tokio::task::JoinSet::new();
+    let pool =
+        Pool { context, shared, settings, first_slot, seed, parked, waiting, making: 0, burials, pause_until: None };
     tokio::spawn(pool.live(commands));
 }
 
@@ -129,8 +133,12 @@ pub fn adopt_all(context: &Arc<Context>) -> io::Result<()> {
         let (shared, commands) = shared(name, &stored.spec);
         let of_agents = context.agents();
         let instances = of_agents.values().filter_map(|agent| agent.record().instance);
-        shared.view().taken.extend(instances.filter(|i| i.template == *name).map(|i| i.first_id));
+        let ids: Vec<u32> = instances.filter(|i| i.template == *name).map(|i| i.first_id).collect();
         drop(of_agents);
+        let mut view = shared.view();
+        view.taken.extend(&ids);
+        view.claimed.extend(&ids);
+        drop(view);
         match spec::settings(&stored.spec, context) {
             Ok(settings) => run(context.clone(), shared, commands, settings, stored.first_slot, None),
             Err(fault) => eprintln!("template {name}: {}", fault.message),
@@ -231,9 +239,11 @@ impl Pool {
                 self.bury(parked);
                 continue;
             }
-            if let Some(reply) = self.waiting.pop_front()
-                && let Err(Ok(parked)) = reply.send(Ok(parked))
-            {
+            let Some(reply) = self.waiting.pop_front() else { return };
+            let first_id = parked.instance.first_id;
+            self.shared.view().claimed.insert(first_id);
+            if let Err(Ok(parked)) = reply.send(Ok(parked)) {
+                self.shared.view().claimed.remove(&first_id);
                 self.parked.push_front(parked);
             }
         }
@@ -271,7 +281,8 @@ impl Pool {
     fn take_ids(&self) -> Option<u32> {
         let first = FIRST_ID + (self.first_slot + 1) * IDS;
         let mut view = self.shared.view();
-        let free = (0..self.settings.most).map(|at| first + at * IDS_OF_INSTANCE).find(|id| !view.taken.contains(id))?;
+        let free =
+            (0..self.settings.most).map(|at| first + at * IDS_OF_INSTANCE).find(|id| !view.taken.contains(id))?;
         view.taken.insert(free);
         Some(free)
     }
@@ -310,9 +321,10 @@ impl Pool {
         dead.into_iter().for_each(|parked| self.bury(parked));
     }
 
-    fn bury(&self, parked: Parked) {
+    fn bury(&mut self, parked: Parked) {
         let (context, shared) = (self.context.clone(), self.shared.clone());
-        tokio::spawn(async move { parked.discard(&context, &shared).await });
+        while self.burials.try_join_next().is_some() {}
+        self.burials.spawn(async move { parked.discard(&context, &shared).await });
     }
 
     async fn end(mut self, mut commands: mpsc::UnboundedReceiver<Command>, done: oneshot::Sender<()>) {
@@ -329,6 +341,7 @@ impl Pool {
         for parked in self.parked.drain(..) {
             parked.discard(&self.context, &self.shared).await;
         }
+        while self.burials.join_next().await.is_some() {}
         if let Some(seed) = self.seed.take() {
             seed.end(&self.context, &self.shared.name).await;
         }

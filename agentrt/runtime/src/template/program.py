@@ -98,6 +98,23 @@ def run(argv, scope):
     runpy.run_path(argv[0], init_globals=scope, run_name="__main__")
 
 
+def rehearse(scope):
+    """What a claim does, often enough that the interpreter writes down now what it learns: later each fork would."""
+    claim = json.dumps({"argv": ["-c", "pass"], "env": {"PATH": "/bin"}, "secrets": {}, "cwd": ""}).encode()
+    before = (dict(os.environ), sys.argv, list(sys.path), sys.modules["__main__"])
+    for _ in range(16):
+        read, write = os.pipe()
+        os.write(write, len(claim).to_bytes(4, "little") + claim)
+        os.close(write)
+        message = read_message(read)
+        os.close(read)
+        become(message)
+        run(message["argv"], scope)
+    os.environ.clear()
+    os.environ.update(before[0])
+    sys.argv, sys.path[:], sys.modules["__main__"] = before[1:]
+
+
 def start():
     """Imports, then waits for a claim. Gives what is to be run, and what the setup has defined."""
     config = read_message(SOCKET)
@@ -111,6 +128,7 @@ def start():
         os.write(SOCKET, f"{type(error).__name__}: {error}".encode()[:2000])
         sys.exit(1)
     scope.pop("__builtins__", None)
+    rehearse(scope)
     gc.collect()
     gc.freeze()
     if seed is None:

@@ -35,14 +35,19 @@ pub fn settings(spec: &pb::TemplateSpec, context: &Context) -> Result<Settings, 
         return Err(invalid(format!("python: {python:?} is not absolute; it is a path inside the sandbox")));
     }
     let name = |text: &&String| {
-        text.is_empty() || !text.split('.').all(|part| !part.is_empty() && !part.contains(|c: char| !c.is_alphanumeric() && c != '_'))
+        text.is_empty()
+            || !text
+                .split('.')
+                .all(|part| !part.is_empty() && !part.contains(|c: char| !c.is_alphanumeric() && c != '_'))
     };
     if let Some(bad) = spec.imports.iter().find(name) {
         return Err(invalid(format!("imports: {bad:?} is no name of a module")));
     }
     let total: usize = spec.imports.iter().map(String::len).sum::<usize>() + spec.setup.len();
     if total > MOST_BYTES || spec.setup.contains('\0') {
-        return Err(invalid(format!("imports and setup: {total} bytes together, at most {MOST_BYTES}, none of them NUL")));
+        return Err(invalid(format!(
+            "imports and setup: {total} bytes together, at most {MOST_BYTES}, none of them NUL"
+        )));
     }
     if let Some((k, v)) = spec.env.iter().find(|(k, v)| k.is_empty() || k.contains(['=', '\0']) || v.contains('\0')) {
         return Err(invalid(format!("env: {k:?}={v:?} is no variable")));
@@ -60,6 +65,10 @@ pub fn settings(spec: &pb::TemplateSpec, context: &Context) -> Result<Settings, 
     }
     if plan.1.uid >= IDS_OF_INSTANCE || plan.1.gid >= IDS_OF_INSTANCE || plan.1.uid == 0 {
         return Err(invalid(format!("policy: identity: uid and gid are 1 to {} here", IDS_OF_INSTANCE - 1)));
+    }
+    if ["/tmp", "/run", "/dev"].iter().any(|taken| context.seed_library.starts_with(taken)) {
+        let place = context.seed_library.display();
+        return Err(precondition(format!("{place}: nothing of the host is seen there inside; put it elsewhere")));
     }
     if !spec.no_fork && !context.seed_library.is_file() {
         return Err(precondition(format!(
