@@ -39,7 +39,7 @@ pub async fn probe(target: &Target, check: &Check, progress: Progress) -> Result
     let late = || format!("no answer within {} ms", check.timeout_ms);
     match &check.probe {
         Probe::Exec(argv) => exec_probe(target, argv, limit).await,
-        Probe::Tcp { port } => match tokio::time::timeout(limit, connect(target, *port)).await {
+        Probe::Tcp { port } => match tokio::time::timeout(limit, connect_to(target, *port)).await {
             Ok(connected) => connected.map(drop),
             Err(_) => Err(format!("port {port}: {}", late())),
         },
@@ -101,11 +101,17 @@ async fn exec_probe(target: &Target, argv: &[String], limit: Duration) -> Result
     }
 }
 
-/// A connection to a port of the agent's own network.
-async fn connect(target: &Target, port: u16) -> Result<TcpStream, String> {
-    let Some(pidfd) = &target.pidfd else { return Err("the agent has no process".into()) };
+async fn connect_to(target: &Target, port: u16) -> Result<TcpStream, String> {
+    match &target.pidfd {
+        Some(pidfd) => connect(&target.spawner, pidfd, port).await,
+        None => Err("the agent has no process".into()),
+    }
+}
+
+/// A connection to a port of the network of the agent whose init is behind `pidfd`.
+pub async fn connect(spawner: &Spawner, pidfd: &OwnedFd, port: u16) -> Result<TcpStream, String> {
     let pidfd = pidfd.try_clone().map_err(|e| e.to_string())?;
-    let socket = match target.spawner.call(Ask::Socket, vec![pidfd], None).await {
+    let socket = match spawner.call(Ask::Socket, vec![pidfd], None).await {
         Ok((Answer::Descriptor, mut fds)) if fds.len() == 1 => fds.remove(0),
         Ok(_) => return Err("the spawner gave no socket".into()),
         Err(CallError::Refused(sentence)) => return Err(sentence),
@@ -119,7 +125,7 @@ async fn connect(target: &Target, port: u16) -> Result<TcpStream, String> {
 
 async fn http(target: &Target, port: u16, path: &str) -> Result<(), String> {
     let say = |what: String| format!("GET {path} at port {port}: {what}");
-    let mut stream = connect(target, port).await?;
+    let mut stream = connect_to(target, port).await?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: gpve-agentrt\r\nConnection: close\r\n\r\n"
     );

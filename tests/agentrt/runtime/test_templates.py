@@ -101,7 +101,8 @@ def test_verbs_of_agents_hold_for_claimed_ones(daemon: Daemon) -> None:
     assert daemon.call.Pause(pb.PauseRequest(id=agent.id)).agent.state == pb.STATE_PAUSED
     assert daemon.call.Resume(pb.ResumeRequest(id=agent.id)).agent.state == pb.STATE_RUNNING
     stats = daemon.stats(agent.id)
-    assert stats.memory_bytes > 0 and stats.pids >= 2
+    assert stats.memory_bytes > 0
+    assert stats.pids >= 2
     exit = daemon.call.Stop(pb.StopRequest(id=agent.id)).agent.last_exit
     assert (exit.reason, exit.signal) == (pb.EXIT_REASON_STOPPED, signal.SIGTERM)
 
@@ -168,7 +169,7 @@ import time; time.sleep(100)
 
 
 def test_secrets_stay_with_the_agent_that_they_were_given_to(daemon: Daemon) -> None:
-    """They lie in sealed memory, not in the environment, not on disk; a neighbour, scanning all that is its, has none."""
+    """They lie in sealed memory, not in the environment, not on disk; a neighbour that scans all it has finds none."""
     daemon.template("t", policy=POLICY, imports=["re"], pool=2)
     left, right = "hunter2-" + new_id()[:12], "-" + new_id()[:12]
     owner = daemon.claim("t", "-c", SECRET, secrets={"KEY": left + right})
@@ -308,4 +309,6 @@ def test_no_attack_gets_out_of_a_waiting_instance(daemon: Daemon) -> None:
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     failed = [row for row in rows if "FAILED" in str(row)]
     assert not failed, failed
-    assert rows[-1]["failures"] == 0 and rows[-1]["counted"] >= 80 and rows[-1]["runs"] >= 80, (rows[-1], done.stderr)
+    summary = rows[-1]
+    assert summary["failures"] == 0, done.stderr
+    assert min(summary["counted"], summary["runs"]) >= 80, summary

@@ -436,3 +436,39 @@ def test_a_terminal(daemon: Daemon) -> None:
     inputs.put(None)
     # Nothing of it is left, and the next one has the same name.
     assert daemon.exec(id, "/usr/bin/tty", tty=True)[1] == b"/dev/pts/0\r\n"
+
+
+SERVES = """
+import http.server
+class Hello(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"from inside " + self.path.encode())
+http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Hello).serve_forever()
+"""
+
+
+def test_a_port_that_an_agent_serves(daemon: Daemon) -> None:
+    id = daemon.run("/usr/bin/python3", "-c", SERVES)
+
+    def asked(path: bytes, port: int = 8000) -> bytes:
+        def messages() -> Any:
+            yield pb.ForwardRequest(begin=pb.ForwardRequest.Begin(id=id, port=port))
+            yield pb.ForwardRequest(data=b"GET " + path + b" HTTP/1.0\r\n\r\n")
+            yield pb.ForwardRequest(closed=True)
+
+        return b"".join(reply.data for reply in daemon.call.Forward(messages(), timeout=20))
+
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            assert asked(b"/one").endswith(b"from inside /one")
+            break
+        except grpc.RpcError:
+            assert time.monotonic() < deadline
+    assert asked(b"/two").endswith(b"from inside /two")
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "port 81"):
+        asked(b"/", 81)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "port"):
+        asked(b"/", 70_000)

@@ -1,7 +1,7 @@
 """A small internet for the tests of the egress proxy, and a daemon in it: `world.py LOG DAEMON ARGUMENTS...`.
 
-Runs in network and mount namespaces of its own (unshare -n -m). Names are told by a name server here; whatever reaches a
-server is written to LOG, a line each, so that a test sees who was reached, and not only what the proxy says.
+Runs in network and mount namespaces of its own (unshare -n -m). Names are told by a name server here; whatever reaches
+a server is written to LOG, a line each, so that a test sees who was reached, and not only what the proxy says.
 """
 
 import ctypes
@@ -80,7 +80,7 @@ class Site(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_POST = do_GET
+    do_POST = do_GET  # noqa: N815
 
     def log_message(self, *_: object) -> None:
         pass

@@ -2,6 +2,7 @@
 
 mod act;
 mod client;
+mod forward;
 mod image;
 mod policy;
 mod run;
@@ -61,6 +62,9 @@ enum Command {
         after_help = "Example:\n  gpve-agentrt exec -it my-agent -- /bin/sh\n  gpve-agentrt exec -i my-agent -- /bin/sh -c 'cat > note'"
     )]
     Exec(run::Exec),
+    /// Listen on a port of this host that leads to one of an agent
+    #[command(after_help = "Example:\n  gpve-agentrt forward my-agent 8000 --listen 127.0.0.1:8000")]
+    Forward(forward::Forward),
     /// Start an agent that was created or has ended
     #[command(after_help = "Example:\n  gpve-agentrt start my-agent")]
     Start(act::Ids),
@@ -128,6 +132,7 @@ impl Command {
         match self {
             Command::Run(args) => run::run(&mut client, args).await,
             Command::Exec(args) => run::exec(&mut client, args).await,
+            Command::Forward(args) => forward::forward(&mut client, args).await,
             Command::Ps(args) => show::ps(&mut client, args).await,
             Command::Stats(args) => show::stats(&mut client, args).await,
             Command::Logs(args) => show::logs(&mut client, args).await,

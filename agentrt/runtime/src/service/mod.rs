@@ -4,6 +4,7 @@ mod copy;
 mod create;
 mod events;
 mod exec;
+mod forward;
 mod logs;
 mod template;
 mod view;
@@ -81,6 +82,7 @@ impl Service {
 impl RuntimeService for Service {
     type ExecStream = Replies<pb::ExecReply>;
     type AttachStream = Replies<pb::AttachReply>;
+    type ForwardStream = Replies<pb::ForwardReply>;
     type LogsStream = Replies<pb::LogChunk>;
     type CopyOutStream = Replies<pb::CopyOutChunk>;
     type EventsStream = Replies<pb::Event>;
@@ -155,6 +157,13 @@ impl RuntimeService for Service {
         request: Request<Streaming<pb::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         logs::attach(self.context.clone(), request.into_inner()).await
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<pb::ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        forward::forward(self.context.clone(), request.into_inner()).await
     }
 
     async fn wait(&self, request: Request<pb::WaitRequest>) -> Result<Response<pb::AgentReply>, Status> {
