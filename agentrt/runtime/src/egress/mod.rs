@@ -22,10 +22,11 @@ pub const PORT: u16 = 3128;
 pub fn environment() -> Vec<(String, String)> {
     let http = format!("http://127.0.0.1:{PORT}");
     let mut all = Vec::new();
+    // Not socks5h for all: some libraries refuse to start where they lack what SOCKS takes.
     for (name, value) in [
         ("http_proxy", http.clone()),
-        ("https_proxy", http),
-        ("all_proxy", format!("socks5h://127.0.0.1:{PORT}")),
+        ("https_proxy", http.clone()),
+        ("all_proxy", http),
         ("no_proxy", "localhost,127.0.0.1,::1".into()),
     ] {
         all.push((name.to_uppercase(), value.clone()));

@@ -229,8 +229,14 @@ async fn type_in(child: Arc<Child>, terminal: Arc<Terminal>, mut input: Streamin
         let typed = match message.message {
             Some(In::Stdin(data)) => terminal.write_all(&data).await,
             Some(In::StdinClosed(_)) => terminal.write_all(END_OF_INPUT).await,
-            Some(In::Signal(signal)) => Ok(send(&child, signal)),
-            Some(In::Window(window)) => Ok(terminal.resize(window.rows, window.cols)),
+            Some(In::Signal(signal)) => {
+                send(&child, signal);
+                Ok(())
+            }
+            Some(In::Window(window)) => {
+                terminal.resize(window.rows, window.cols);
+                Ok(())
+            }
             Some(In::Begin(_)) | None => Ok(()),
         };
         if typed.is_err() {

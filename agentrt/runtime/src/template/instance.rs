@@ -53,25 +53,31 @@ pub(super) fn framed(message: &serde_json::Value) -> Vec<u8> {
     [&(body.len() as u32).to_le_bytes()[..], &body].concat()
 }
 
-/// Starts a program that waits for orders, in a cgroup of its own.
+/// A program that is to wait for orders.
+pub(super) struct Wanted {
+    pub who: Who,
+    /// As its cgroup and its workspace are called.
+    pub name: String,
+    pub dir: PathBuf,
+    pub kind: Kind,
+}
+
+/// Starts it, in a cgroup of its own.
 pub(super) async fn launch(
     context: &Context,
-    template: &str,
+    shared: &Shared,
     settings: &Settings,
-    who: Who,
-    name: &str,
-    dir: PathBuf,
-    env: Vec<(String, String)>,
-    kind: Kind,
+    wanted: Wanted,
 ) -> Result<Born, String> {
+    let Wanted { who, name, dir, kind } = wanted;
     let (text, plan) = if kind == Kind::Seed { &settings.seed } else { &settings.plan };
     let say = |e: std::io::Error| format!("{}: {e}", dir.display());
     std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&dir).map_err(say)?;
-    let leaf = context.cgroup_parent.join(name);
+    let leaf = context.cgroup_parent.join(&name);
     let cgroup = Cgroup::create(&context.host.cgroups, &leaf, &plan.cgroup).map_err(|e| e.to_string())?;
     let handle = cgroup.handle();
     let ask = LaunchAsk {
-        agent: name.to_owned(),
+        agent: name.clone(),
         dir: dir.to_string_lossy().into_owned(),
         run: 1,
         program: Program {
@@ -79,7 +85,7 @@ pub(super) async fn launch(
             who,
             cgroup: serde_json::to_vec(&handle).unwrap_or_default(),
             argv: [&settings.python, "-I", "-c", PROGRAM].map(String::from).to_vec(),
-            env,
+            env: shared.spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             cwd: String::new(),
         },
         log_bytes: LOG_BYTES,
@@ -88,7 +94,7 @@ pub(super) async fn launch(
         heartbeat: false,
         kind,
     };
-    let spawner = context.spawner_of(template);
+    let spawner = context.spawner_of(&shared.name);
     let answer = spawner.call(Ask::Launch(Box::new(ask)), Vec::new(), Some(text.clone())).await;
     let problem = match answer {
         Ok((Answer::Launched { pid, start_ticks, enforced, beside: [workspace, egress, _] }, fds)) => {
@@ -106,7 +112,7 @@ pub(super) async fn launch(
         Err(CallError::Refused(sentence)) => sentence,
         Err(CallError::Lost) => "the spawner died".to_owned(),
     };
-    remove(context, template, name, dir, handle).await;
+    remove(context, &shared.name, &name, dir, handle).await;
     Err(problem)
 }
 
@@ -167,8 +173,8 @@ pub(super) async fn make(
     let dir = context.root.join("parked").join(&name);
     let fork = !shared.spec.no_fork;
     let kind = if fork { Kind::Fork { seed: seed_name(&shared.name) } } else { Kind::Waiting };
-    let env = environment(&shared, &settings);
-    let born = launch(&context, &shared.name, &settings, who, &name, dir.clone(), env, kind).await?;
+    let wanted = Wanted { who, name: name.clone(), dir: dir.clone(), kind };
+    let born = launch(&context, &shared, &settings, wanted).await?;
     let instance = Instance { name: name.clone(), template: shared.name.clone(), first_id, ids: IDS_OF_INSTANCE };
     let Born { process, pidfd, workspace, cgroup, enforced, egress, orders } = born;
     if !fork {
@@ -183,11 +189,6 @@ pub(super) async fn make(
         }
     }
     Ok(Parked { instance, process, pidfd, workspace, cgroup, enforced, egress, orders })
-}
-
-/// The variables of a program while it imports.
-pub(super) fn environment(shared: &Shared, _settings: &Settings) -> Vec<(String, String)> {
-    shared.spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 /// What a template's seed is called among instances.

@@ -1,6 +1,6 @@
 //! The process that a template's instances are forked from.
 
-use super::instance::{Born, config, environment, launch, ready, remove, seed_name};
+use super::instance::{Born, Wanted, config, launch, ready, remove, seed_name};
 use super::{Settings, Shared};
 use crate::context::Context;
 use crate::spawner::launch::{FIRST_ID, IDS};
@@ -32,8 +32,8 @@ pub async fn start(context: &Context, shared: &Shared, settings: &Settings, firs
         first_id: FIRST_ID + first_slot * IDS,
         ids: settings.slots * IDS,
     };
-    let env = environment(shared, settings);
-    let born = launch(context, &shared.name, settings, who, &name, dir.clone(), env, Kind::Seed).await?;
+    let wanted = Wanted { who, name: name.clone(), dir: dir.clone(), kind: Kind::Seed };
+    let born = launch(context, shared, settings, wanted).await?;
     let Born { process, pidfd, cgroup, orders, .. } = born;
     let told = (&orders).write_all(&config(context, shared, settings, true)).map_err(|e| e.to_string());
     let settled = match told {
