@@ -27,6 +27,8 @@ IMPORTS = {
     "autogen": ["autogen_agentchat.agents", "autogen_agentchat.teams", "autogen_ext.models.openai"],
     "crewai": ["crewai"],
 }
+#: CrewAI loads libraries that have threads and locks of their own, which no fork has.
+UNFORKABLE = {"crewai"}
 
 
 def environment(name: str) -> Path:
@@ -123,8 +125,18 @@ def test_a_framework(daemon: Daemon, model: Model, kernel: Any, framework: str) 
     judged(daemon, model, id)
     model.asked.clear()
     setup = f"import sys; sys.path.append({str(KERNEL)!r})"
-    imports = {"OPENAI_API_KEY": "of-no-use", "HOME": "/workspace"}
-    daemon.template("t", policy=allowed, python=python, imports=IMPORTS[framework], setup=setup, pool=1, env=imports)
+    # Telemetry would leave a thread behind.
+    imports = {"OPENAI_API_KEY": "of-no-use", "OTEL_SDK_DISABLED": "true", "CREWAI_DISABLE_TELEMETRY": "true"}
+    daemon.template(
+        "t",
+        policy=allowed,
+        python=python,
+        imports=IMPORTS[framework],
+        setup=setup,
+        pool=1,
+        env=imports,
+        no_fork=framework in UNFORKABLE,
+    )
     began = time.monotonic()
     id = daemon.claim("t", agent, "What is 6 times 7?", env=variables(model)).id
     judged(daemon, model, id)

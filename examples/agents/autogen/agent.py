@@ -28,7 +28,8 @@ async def main() -> None:
     editor = AssistantAgent("editor", model_client=model)
     pair = RoundRobinGroupChat([worker, editor], termination_condition=MaxMessageTermination(3))
     result = await pair.run(task=sys.argv[1])
-    print(result.messages[-1].to_text())
+    for message in result.messages[1:]:
+        print(f"{message.source}: {message.to_text()}")
     await model.close()
 
 

@@ -1,3 +1,5 @@
+# ruff: noqa: PTH100, PTH120
+# (pathlib would lie in the memory of every agent.)
 # What a template runs: it imports what its agents need, once, then it is forked from (or, without forks, waits itself).
 import gc
 import importlib
@@ -70,7 +72,7 @@ def become(claim):
     if claim["cwd"]:
         os.chdir(claim["cwd"])
     for name in ("numpy.random", "random"):
-        # Each fork draws other numbers. (The standard library's does so at a fork by itself; a seed need not have known.)
+        # Each fork draws other numbers.
         module = sys.modules.get(name)
         if module is not None:
             module.seed()
