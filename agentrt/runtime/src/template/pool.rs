@@ -338,8 +338,8 @@ impl Pool {
                 None => break,
             }
         }
-        for parked in self.parked.drain(..) {
-            parked.discard(&self.context, &self.shared).await;
+        for parked in std::mem::take(&mut self.parked) {
+            self.bury(parked);
         }
         while self.burials.join_next().await.is_some() {}
         if let Some(seed) = self.seed.take() {
