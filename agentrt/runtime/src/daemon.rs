@@ -120,7 +120,7 @@ async fn serve(options: Options) -> Result<(), String> {
         taken: Default::default(),
     });
     let found = adopt::adopt_all(&context, recovered).map_err(|e| format!("{}: {e}", options.root.display()))?;
-    crate::template::adopt_all(&context).map_err(|e| format!("{}/templates: {e}", options.root.display()))?;
+    crate::template::adopt_all(&context).await.map_err(|e| format!("{}/templates: {e}", options.root.display()))?;
     let listener = listen(&options.socket)?;
     let looked_after = context.clone();
     tokio::spawn(async move {

@@ -102,7 +102,7 @@ fn run(
 }
 
 /// What a daemon before has left: what waited is done away with, templates are started anew.
-pub fn adopt_all(context: &Arc<Context>) -> io::Result<()> {
+pub async fn adopt_all(context: &Arc<Context>) -> io::Result<()> {
     let folder = context.root.join("templates");
     std::fs::create_dir_all(&folder)?;
     let parked = context.root.join("parked");
@@ -114,7 +114,14 @@ pub fn adopt_all(context: &Arc<Context>) -> io::Result<()> {
     for entry in std::fs::read_dir(&folder)?.flatten().filter(|e| e.path().is_dir()) {
         left.push((format!("{}.seed", entry.file_name().to_string_lossy()), entry.path()));
     }
-    // Their processes were ended with their cgroups; what their spawners hold of them is forgotten before anything new.
+    // Their processes were ended with their cgroups. What their spawners hold of them is forgotten before anything new is
+    // made, and before their directories go: a daemon that dies in between leaves them to the next one.
+    for (name, dir) in left {
+        let template = name.rsplit_once('.').map_or("", |(template, _)| template);
+        let ask = Ask::Forget { agent: name.clone() };
+        let _ = context.spawner_of(template).call(ask, Vec::new(), None).await;
+        std::fs::remove_dir_all(dir)?;
+    }
     let mut templates = Vec::new();
     for entry in std::fs::read_dir(&folder)?.flatten() {
         let file = entry.path();
@@ -143,16 +150,6 @@ pub fn adopt_all(context: &Arc<Context>) -> io::Result<()> {
             Ok(settings) => run(context.clone(), shared, commands, settings, stored.first_slot, None),
             Err(fault) => eprintln!("template {name}: {}", fault.message),
         }
-    }
-    let context = context.clone();
-    for (name, dir) in left {
-        let template = name.rsplit_once('.').map_or("", |(template, _)| template).to_owned();
-        std::fs::remove_dir_all(dir)?;
-        let context = context.clone();
-        tokio::spawn(async move {
-            let ask = Ask::Forget { agent: name };
-            let _ = context.spawner_of(&template).call(ask, Vec::new(), None).await;
-        });
     }
     Ok(())
 }
