@@ -53,7 +53,7 @@ lint: $(VENV)/.test-$(WANTED) ## ruff, mypy --strict, import-linter
 
 agentrt: $(VENV)/.test-$(WANTED) ## Build the Rust workspace, and the Python package of the Agent Kernel into .venv
 	@if ! command -v cargo >/dev/null; then echo "  agentrt                skipped: cargo is not installed (https://rustup.rs)"; exit 0; fi; \
-	set -e; cd $(RUST); $(CARGO) build --workspace --bins; \
+	set -e; cd $(RUST); $(CARGO) build --workspace --bins; $(CARGO) build -p gpve-agent-seed; \
 	mkdir -p python/gpve_agent_kernel/bin; cp -f target/debug/gpve-agent-launch python/gpve_agent_kernel/bin/; \
 	cd python; VIRTUAL_ENV=$(abspath $(VENV)) $(abspath $(BIN))/maturin develop --quiet
 

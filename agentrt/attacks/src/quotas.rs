@@ -110,7 +110,7 @@ pub fn disk(t: &Targets) -> Outcome {
     filled
 }
 pub fn disk_in_tmp(t: &Targets) -> Outcome {
-    let place = if t.scratch == "/work" { "/dev/shm" } else { &t.scratch };
+    let place = if t.scratch == "/workspace" { "/dev/shm" } else { &t.scratch };
     let path = format!("{place}/hoard-{}", std::process::id());
     let filled = open(&path, libc::O_CREAT | libc::O_WRONLY).and_then(|fd| fill(fd, 96));
     raw!(libc::SYS_unlinkat, libc::AT_FDCWD, c(&path).as_ptr(), 0);

@@ -14,7 +14,7 @@ fuzz_target!(|text: &str| {
                 let json = serde_json::to_string(&policy).expect("a policy is JSON");
                 assert_eq!(Policy::from_json(&json).as_ref(), Ok(&policy));
                 let checker = Checker::new(&policy);
-                for (verb, object) in [("read", "/etc/passwd"), ("write", "/work/x"), ("connect", "a.org:443"), ("call", "bpf")] {
+                for (verb, object) in [("read", "/etc/passwd"), ("write", "/workspace/x"), ("connect", "a.org:443"), ("call", "bpf")] {
                     let access = Access::parse(verb, object).expect("an access");
                     assert_eq!(explain(&policy, &access).allowed, checker.allows(&access));
                 }

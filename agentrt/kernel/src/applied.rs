@@ -59,7 +59,7 @@ impl Applied {
             let network = if plan.level == Level::L3 { " net" } else { "" };
             put("namespaces", format!("user pid mount ipc uts cgroup{network}"));
             put("root", format!("{:?}, read-only", plan.root));
-            put("proc", if plan.proc_hidden { "hidepid=invisible, subset=pid" } else { "whole" }.into());
+            put("proc", "hidepid=invisible, subset=pid".into());
             if let Some(workspace) = &plan.workspace {
                 put("workspace", format!("{} bytes, {} inodes", workspace.size, workspace.inodes));
             }

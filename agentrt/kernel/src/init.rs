@@ -77,9 +77,41 @@ pub(crate) fn is_plain_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
 }
 
+/// The agent's program.
+pub(crate) enum Main {
+    /// A child of ours.
+    Child(i32),
+    /// One that came from elsewhere into our pid namespace: its id here, and a descriptor of it.
+    Adopted(i32, OwnedFd),
+}
+
+impl Main {
+    fn pid(&self) -> i32 {
+        match self {
+            Self::Child(pid) | Self::Adopted(pid, _) => *pid,
+        }
+    }
+
+    /// Reap whoever has ended; the wait status of the program if it has.
+    fn ended(&self, supervisor: bool) -> Option<i32> {
+        // A supervisor has one child; process 1 inherits every orphan.
+        let whom = if supervisor { self.pid() } else { -1 };
+        let mut of_main = None;
+        while let Ok(Some((pid, status))) = sys::wait(whom, libc::WNOHANG) {
+            if matches!(self, Self::Child(main) if pid == *main) {
+                of_main = Some(status);
+            }
+        }
+        match self {
+            Self::Child(_) => of_main,
+            Self::Adopted(_, pidfd) => sys::pidfd_exit_status(pidfd.as_raw_fd()),
+        }
+    }
+}
+
 /// What [`run`] needs.
 pub(crate) struct Init<'a> {
-    pub main: i32,
+    pub main: Main,
     pub status: Option<(RawFd, u64)>,
     pub denials: Option<RawFd>,
     pub notes: Option<OwnedFd>,
@@ -95,6 +127,9 @@ pub(crate) fn run(init: Init) -> ! {
     let mut kept: Vec<RawFd> = [status.map(|(fd, _)| fd), denials].into_iter().flatten().collect();
     kept.extend(signals.as_ref().ok().map(AsRawFd::as_raw_fd));
     kept.extend(notes.as_ref().map(AsRawFd::as_raw_fd));
+    if let Main::Adopted(_, pidfd) = &main {
+        kept.push(pidfd.as_raw_fd());
+    }
     kept.extend(hooks.as_ref().map(|hooks| hooks.keep()).unwrap_or_default());
     close_all_but(kept);
     // What is left to do needs no rights but that of passing signals on.
@@ -105,7 +140,7 @@ pub(crate) fn run(init: Init) -> ! {
     let mut noted = 0u64;
     let mut polls: Vec<libc::pollfd> = Vec::new();
     loop {
-        if let Some(status_of_main) = reap(main, supervisor) {
+        if let Some(status_of_main) = main.ended(supervisor) {
             let signal = libc::WIFSIGNALED(status_of_main).then(|| libc::WTERMSIG(status_of_main));
             let code = signal.is_none().then(|| libc::WEXITSTATUS(status_of_main));
             let record = ExitRecord { code, signal, denied: noted, at_ns: now_ns() };
@@ -121,6 +156,7 @@ pub(crate) fn run(init: Init) -> ! {
         let entry = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         polls.push(entry(signals.as_ref().map_or(-1, AsRawFd::as_raw_fd)));
         polls.push(entry(notes.as_ref().map_or(-1, AsRawFd::as_raw_fd)));
+        polls.push(entry(if let Main::Adopted(_, pidfd) = &main { pidfd.as_raw_fd() } else { -1 }));
         let mut limit = if signals.is_ok() { -1 } else { 100 };
         if let Some(hooks) = hooks.as_mut() {
             hooks.interest(&mut polls);
@@ -130,7 +166,7 @@ pub(crate) fn run(init: Init) -> ! {
             continue;
         }
         if polls[0].revents != 0 {
-            forward_signals(polls[0].fd, main);
+            forward_signals(polls[0].fd, main.pid());
         }
         if polls[1].revents & libc::POLLIN != 0 {
             noted += u64::from(answer_denial(polls[1].fd, denials));
@@ -138,13 +174,18 @@ pub(crate) fn run(init: Init) -> ! {
             // Nobody is left under the filter: polled again, it would say so without end.
             notes = None;
         }
+        if polls[2].revents != 0 && sys::pidfd_exit_status(polls[2].fd).is_none() {
+            // Ended, and not reaped yet by whoever is its parent: the kernel tells how only then.
+            let _ = sys::poll(&mut [], 1);
+        }
         if let Some(hooks) = hooks.as_mut() {
-            hooks.ready(&polls[2..]);
+            hooks.ready(&polls[3..]);
         }
     }
 }
 
-fn close_all_but(mut kept: Vec<RawFd>) {
+/// Close every descriptor that is not listed.
+pub(crate) fn close_all_but(mut kept: Vec<RawFd>) {
     kept.sort_unstable();
     kept.dedup();
     let mut next = 0u32;
@@ -155,19 +196,6 @@ fn close_all_but(mut kept: Vec<RawFd>) {
         next = fd as u32 + 1;
     }
     let _ = sys::close_range(next, u32::MAX, 0);
-}
-
-/// Reap whoever has ended; the wait status of `main` if it is among them.
-fn reap(main: i32, supervisor: bool) -> Option<i32> {
-    // A supervisor has one child; process 1 inherits every orphan.
-    let whom = if supervisor { main } else { -1 };
-    let mut of_main = None;
-    while let Ok(Some((pid, status))) = sys::wait(whom, libc::WNOHANG) {
-        if pid == main {
-            of_main = Some(status);
-        }
-    }
-    of_main
 }
 
 fn forward_signals(fd: RawFd, main: i32) {

@@ -128,7 +128,7 @@ impl Recipe {
             }
         }
         self.directory_at("etc", 0o755);
-        self.file("etc/passwd", "root:x:0:0:root:/:/bin/sh\nagent:x:1000:1000:agent:/work:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n");
+        self.file("etc/passwd", "root:x:0:0:root:/:/bin/sh\nagent:x:1000:1000:agent:/workspace:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n");
         self.file("etc/group", "root:x:0:\ntty:x:5:\nagent:x:1000:\nnogroup:x:65534:\n");
         self.file("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n");
         self.file("etc/resolv.conf", "");
@@ -366,13 +366,11 @@ fn bind(tree: RawFd, at: &CStr, source: &Path, attributes: u64) -> sys::Result<(
     sys::attach(copy.as_raw_fd(), target.as_raw_fd(), c"")
 }
 
-/// A fresh /proc of the pid namespace that we are in, detached.
-pub(crate) fn proc(hidden: bool) -> sys::Result<OwnedFd> {
+/// A fresh /proc of the pid namespace that we are in, detached; it shows our own processes, and nothing else.
+pub(crate) fn proc() -> sys::Result<OwnedFd> {
     let proc = sys::Filesystem::open(c"proc")?;
-    if hidden {
-        proc.set(c"hidepid", c"invisible")?;
-        proc.set(c"subset", c"pid")?;
-    }
+    proc.set(c"hidepid", c"invisible")?;
+    proc.set(c"subset", c"pid")?;
     proc.mount(attr::NOSUID | attr::NODEV | attr::NOEXEC)
 }
 

@@ -14,7 +14,7 @@ const LAYER: &str = "workspace";
 
 /// The directories of the tmpfs: name, mode, whether they are the agent's own.
 const DIRECTORIES: [(&CStr, u32, bool); 4] =
-    [(c"work", 0o755, true), (c"tmp", 0o1777, false), (c"run", 0o755, false), (c"shm", 0o1777, false)];
+    [(c"workspace", 0o755, true), (c"tmp", 0o1777, false), (c"run", 0o755, false), (c"shm", 0o1777, false)];
 
 /// The writable part of an agent. It lives as long as this value, or as an agent that has it mounted.
 #[derive(Debug)]
@@ -71,12 +71,21 @@ impl Workspace {
         Ok(Self { mount, plan: plan.clone(), owner })
     }
 
+    /// One that was made before, by the top of its tmpfs ([`Workspace::top`]), perhaps in another process.
+    pub fn held(top: OwnedFd, plan: &Plan, identity: &Identity) -> Result<Self, LaunchError> {
+        let Some(workspace) = &plan.workspace else {
+            return Err(LaunchError::refused(LAYER, format!("{:?} has no workspace of its own", plan.level)));
+        };
+        let owner = (identity.outside(plan.uid), identity.outside(plan.gid));
+        Ok(Self { mount: top, plan: workspace.clone(), owner })
+    }
+
     /// Attach its directories to a root.
     pub(crate) fn attach(&self, tree: i32) -> Result<(), LaunchError> {
         let mut targets =
             vec![(c"tmp", c"tmp".to_owned()), (c"run", c"run".to_owned()), (c"shm", c"dev/shm".to_owned())];
         if self.plan.kind != WorkspaceKind::None {
-            targets.push((c"work", relative(&self.plan.path)));
+            targets.push((c"workspace", relative(&self.plan.path)));
         }
         for (name, target) in targets {
             let attached = sys::clone_tree(self.mount.as_raw_fd(), name, false)
@@ -112,7 +121,7 @@ impl Workspace {
         made.map(Some).map_err(|errno| LaunchError::new(LAYER, "making room for overlays", errno))
     }
 
-    /// The top of the tmpfs, as a directory descriptor (`O_PATH`); the workspace is `work` beneath it.
+    /// The top of the tmpfs, as a directory descriptor (`O_PATH`); the workspace is `workspace` beneath it.
     pub fn top(&self) -> BorrowedFd<'_> {
         self.mount.as_fd()
     }

@@ -12,7 +12,7 @@ from typing import IO, Any
 from gpve_agent_kernel._native import Policy
 
 #: What every program needs; nothing of the caller's own environment.
-ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/work", "LANG": "C.UTF-8"}
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/workspace", "LANG": "C.UTF-8"}
 Stream = int | IO[Any] | None
 
 

@@ -65,7 +65,9 @@ pub fn adopt_all(context: &Arc<Context>, recovered: Recovered) -> io::Result<Fou
     drop(open);
     for (dir, record, spec, settings) in loaded {
         found.agents += 1;
-        context.taken().1.insert(record.uid_slot);
+        if record.instance.is_none() {
+            context.taken().1.insert(record.uid_slot);
+        }
         let id = record.id.clone();
         let open = record.open.clone();
         let (shared, commands) = Shared::new(dir, Arc::new(spec), settings, record);
@@ -134,9 +136,13 @@ fn remove_stray_cgroups(context: &Context) {
             }
         }
     }
-    let agents = context.agents();
+    let known: HashSet<String> = context
+        .agents()
+        .values()
+        .map(|agent| agent.record().instance.map_or_else(|| agent.id.clone(), |instance| instance.name))
+        .collect();
     for name in names {
-        if name.to_str().is_some_and(|n| !agents.contains_key(n))
+        if name.to_str().is_some_and(|n| !known.contains(n))
             && let Some(cgroup) = crate::process::open_cgroup(&context.host.cgroups, &context.cgroup_parent.join(&name))
             && let Err(e) = cgroup.kill().and_then(|()| cgroup.remove())
         {

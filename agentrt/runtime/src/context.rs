@@ -6,6 +6,7 @@ use crate::plans::Plans;
 use crate::spawner::client::Spawner;
 use crate::spawner::launch::MOST_SLOTS;
 use crate::store::journal::Journal;
+use crate::store::record::Record;
 use crate::store::requests::{Requests, fingerprint};
 use agent_kernel::Host;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,11 +25,16 @@ pub struct Context {
     pub spawner_restarts: Arc<AtomicU64>,
     pub plans: Plans,
     pub follow: crate::logs::follow::Watcher,
+    /// What agents may reach outside.
+    pub egress: crate::egress::client::Egress,
     /// Copies that may go on at once: each holds a thread as long as its caller likes.
     pub copies: Arc<tokio::sync::Semaphore>,
     pub agents: Mutex<BTreeMap<String, Arc<Shared>>>,
-    /// Ids in the middle of their Create, and the user id ranges that are taken.
-    pub taken: Mutex<(BTreeSet<String>, BTreeSet<u32>)>,
+    pub templates: Mutex<BTreeMap<String, Arc<crate::template::Shared>>>,
+    /// What a template's program loads, to be forked from.
+    pub seed_library: PathBuf,
+    /// Ids in the middle of their Create, the user id ranges that are taken, and templates in the middle of theirs.
+    pub taken: Mutex<(BTreeSet<String>, BTreeSet<u32>, BTreeSet<String>)>,
 }
 
 impl Context {
@@ -40,7 +46,7 @@ impl Context {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The spawner that an agent belongs to, for ever: it holds the agent's workspace.
+    /// The spawner that an agent or a template belongs to, for ever: it holds its workspaces.
     pub fn spawner_of(&self, id: &str) -> &Spawner {
         &self.spawners[(fingerprint(id.as_bytes()) % self.spawners.len() as u64) as usize]
     }
@@ -49,7 +55,7 @@ impl Context {
         self.root.join("agents").join(id)
     }
 
-    pub fn taken(&self) -> MutexGuard<'_, (BTreeSet<String>, BTreeSet<u32>)> {
+    pub fn taken(&self) -> MutexGuard<'_, (BTreeSet<String>, BTreeSet<u32>, BTreeSet<String>)> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -64,10 +70,45 @@ impl Context {
         Ok(slot)
     }
 
+    /// Ranges of user ids that lie next to each other and that nobody has: the first one.
+    pub fn take_slots(&self, count: u32) -> Result<u32, Fault> {
+        let slots = &mut self.taken().1;
+        let mut first = 0;
+        while first + count <= MOST_SLOTS {
+            match slots.range(first..first + count).next_back() {
+                None => {
+                    slots.extend(first..first + count);
+                    return Ok(first);
+                }
+                Some(taken) => first = taken + 1,
+            }
+        }
+        Err(exhausted(format!("there are no {count} ranges of user ids in a row; delete some agents or templates")))
+    }
+
+    pub fn give_slots(&self, first: u32, count: u32) {
+        self.taken().1.retain(|slot| !(first..first + count).contains(slot));
+    }
+
+    pub fn template(&self, name: &str) -> Result<Arc<crate::template::Shared>, Fault> {
+        self.templates().get(name).cloned().ok_or_else(|| not_found(format!("there is no template {name:?}")))
+    }
+
+    pub fn templates(&self) -> MutexGuard<'_, BTreeMap<String, Arc<crate::template::Shared>>> {
+        self.templates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// An agent is gone.
-    pub fn forget(&self, id: &str, slot: u32) {
-        self.agents().remove(id);
-        self.taken().1.remove(&slot);
+    pub fn forget(&self, record: &Record) {
+        self.agents().remove(&record.id);
+        match &record.instance {
+            None => drop(self.taken().1.remove(&record.uid_slot)),
+            Some(instance) => {
+                if let Some(template) = self.templates().get(&instance.template) {
+                    template.freed(instance.first_id);
+                }
+            }
+        }
     }
 }
 

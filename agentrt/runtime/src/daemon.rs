@@ -30,6 +30,10 @@ pub struct Options {
     pub spawners: u32,
     /// Users beside root and the daemon's own that are served.
     pub allowed: Vec<u32>,
+    /// What a template's program loads, to be forked from.
+    pub seed_library: PathBuf,
+    /// What each agent may use of the egress proxy.
+    pub egress: crate::egress::proxy::Limits,
 }
 
 /// The most connections at once, and calls at once of each.
@@ -110,10 +114,21 @@ async fn serve(options: Options) -> Result<(), String> {
         follow: logs::follow::Watcher::new().map_err(|e| format!("inotify: {e}"))?,
         copies: Arc::new(tokio::sync::Semaphore::new(COPIES)),
         agents: Default::default(),
+        templates: Default::default(),
+        seed_library: options.seed_library.clone(),
+        egress: crate::egress::client::Egress::new(options.egress),
         taken: Default::default(),
     });
     let found = adopt::adopt_all(&context, recovered).map_err(|e| format!("{}: {e}", options.root.display()))?;
+    crate::template::adopt_all(&context).await.map_err(|e| format!("{}/templates: {e}", options.root.display()))?;
     let listener = listen(&options.socket)?;
+    let looked_after = context.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            looked_after.egress.look().await;
+        }
+    });
     eprintln!("gpve-agentrt: {} agents found; serving {}", found.agents, options.socket.display());
     let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
@@ -151,6 +166,7 @@ async fn serve(options: Options) -> Result<(), String> {
         _ = int.recv() => Ok(()),
     };
     let _ = std::fs::remove_file(&options.socket);
+    crate::template::end_all(&context).await;
     context.tidy();
     result
 }

@@ -1,9 +1,8 @@
 //! One more program in a running sandbox.
 
-use crate::context::Context;
 use crate::fault::{Fault, failed_in};
-use crate::spawner::client::{CallError, PlanText};
-use crate::spawner::protocol::{Answer, Ask, ExecAsk};
+use crate::spawner::client::{CallError, PlanText, Spawner};
+use crate::spawner::protocol::{Answer, Ask, ExecAsk, Program};
 use crate::state::{Exit, Reason};
 use agent_kernel::init::ExitRecord;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -11,17 +10,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 
+/// A program, and the sandbox that it is to run in.
 pub struct ExecPlan {
     pub plan: Arc<PlanText>,
-    pub pid: i32,
     pub pidfd: OwnedFd,
-    pub argv: Vec<String>,
-    pub env: Vec<(String, String)>,
-    pub cwd: String,
-    pub hostname: String,
-    pub machine_id: String,
-    pub uid_slot: u32,
-    pub cgroup: Vec<u8>,
+    pub program: Program,
     pub tty: bool,
 }
 
@@ -32,23 +25,12 @@ pub struct Child {
     status: OwnedFd,
 }
 
-/// Runs `plan.argv` in the sandbox with these three descriptors as stdin, stdout, stderr.
-pub async fn spawn(context: &Context, agent: &str, plan: ExecPlan, stdio: [OwnedFd; 3]) -> Result<Child, Fault> {
-    let ask = ExecAsk {
-        plan: plan.plan.key,
-        pid: plan.pid,
-        argv: plan.argv,
-        env: plan.env,
-        cwd: plan.cwd,
-        hostname: plan.hostname,
-        machine_id: plan.machine_id,
-        uid_slot: plan.uid_slot,
-        cgroup: plan.cgroup,
-        tty: plan.tty,
-    };
+/// Runs `plan.program` in the sandbox with these three descriptors as stdin, stdout, stderr.
+pub async fn spawn(spawner: &Spawner, agent: &str, plan: ExecPlan, stdio: [OwnedFd; 3]) -> Result<Child, Fault> {
+    let ask = ExecAsk { program: plan.program, tty: plan.tty };
     let [stdin, stdout, stderr] = stdio;
     let fds = vec![plan.pidfd, stdin, stdout, stderr];
-    match context.spawner_of(agent).call(Ask::Exec(Box::new(ask)), fds, Some(plan.plan)).await {
+    match spawner.call(Ask::Exec(Box::new(ask)), fds, Some(plan.plan)).await {
         Ok((Answer::Started { pid }, fds)) => {
             let Ok([pidfd, status]) = <[OwnedFd; 2]>::try_from(fds) else {
                 return Err(failed_in(agent, "the spawner gave no descriptors of the program"));

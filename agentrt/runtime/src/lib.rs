@@ -13,6 +13,7 @@ pub mod clock;
 pub mod connection;
 pub mod context;
 pub mod daemon;
+pub mod egress;
 pub mod exec;
 pub mod fault;
 pub mod logs;
@@ -27,6 +28,8 @@ pub mod spec;
 pub mod state;
 pub mod status;
 pub mod store;
+pub mod template;
+pub mod terminal;
 pub mod words;
 
 /// The service's messages, generated from proto/gpve/runtime/v1/runtime.proto.

@@ -1,7 +1,6 @@
 //! Compiled policies, shared among the agents that have the same.
 
 use crate::fault::{Fault, invalid, precondition};
-use crate::pb;
 use crate::spawner::client::PlanText;
 use crate::store::record::Limits;
 use crate::store::requests::fingerprint;
@@ -11,34 +10,40 @@ use agent_kernel::policy::Policy;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+/// A policy compiled for this host: as text for spawners, and as it is.
+pub type Compiled = (Arc<PlanText>, Arc<Plan>);
 type Shared = (Weak<PlanText>, Weak<Plan>);
 
 #[derive(Default)]
 pub struct Plans(Mutex<HashMap<u64, Shared>>);
 
 impl Plans {
-    /// Compiles a specification's policy for this host. What is wrong with it is told with its place.
-    pub fn compile(&self, spec: &pb::AgentSpec, host: &Host) -> Result<(Arc<PlanText>, Arc<Plan>), Fault> {
-        let source = fingerprint(spec.policy.as_bytes());
+    /// Compiles a policy document for this host. What is wrong with it is told with its place.
+    pub fn compile(&self, document: &str, host: &Host) -> Result<Compiled, Fault> {
+        let source = fingerprint(document.as_bytes());
         if let Some(known) = self.lock().get(&source).and_then(|(text, plan)| Some((text.upgrade()?, plan.upgrade()?)))
         {
             return Ok(known);
         }
-        let text = spec.policy.trim_start();
+        let text = document.trim_start();
         let policy = match text.chars().next() {
             None => Ok(Policy::new()),
             Some('{') => Policy::from_json(text),
-            Some(_) => Policy::from_toml(&spec.policy),
+            Some(_) => Policy::from_toml(document),
         };
         let policy = policy.map_err(|e| invalid(format!("policy: {e}")))?;
         let plan = compile(&policy, host).map_err(|e| precondition(format!("policy: {e}")))?;
-        let json = serde_json::to_vec(&plan).map_err(|e| invalid(format!("policy: {e}")))?;
-        let text = Arc::new(PlanText { key: fingerprint(&json), json });
-        let plan = Arc::new(plan);
+        let (text, plan) = self.add(plan)?;
         let mut known = self.lock();
         known.retain(|_, (text, _)| text.strong_count() > 0);
         known.insert(source, (Arc::downgrade(&text), Arc::downgrade(&plan)));
         Ok((text, plan))
+    }
+
+    /// A plan that was made otherwise.
+    pub fn add(&self, plan: Plan) -> Result<Compiled, Fault> {
+        let json = serde_json::to_vec(&plan).map_err(|e| invalid(format!("policy: {e}")))?;
+        Ok((Arc::new(PlanText { key: fingerprint(&json), json }), Arc::new(plan)))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Shared>> {

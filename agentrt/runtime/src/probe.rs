@@ -1,12 +1,10 @@
 //! How a check asks: a program in the sandbox, HTTP or TCP in its network, heartbeats, or progress.
 
 use crate::agent::Shared;
-use crate::context::Context;
 use crate::exec::{self, ExecPlan};
-use crate::spawner::client::{CallError, PlanText};
-use crate::spawner::protocol::{Answer, Ask};
+use crate::spawner::client::{CallError, PlanText, Spawner};
+use crate::spawner::protocol::{Answer, Ask, Program, Who};
 use crate::spec::{Check, Probe};
-use crate::store::record::Process;
 use crate::{clock, status};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
@@ -17,15 +15,13 @@ use tokio::net::{TcpSocket, TcpStream};
 
 /// Whom to ask.
 pub struct Target {
-    pub context: Arc<Context>,
     pub shared: Arc<Shared>,
-    pub process: Option<Process>,
     pub pidfd: Option<OwnedFd>,
     pub cgroup: Vec<u8>,
     pub plan: Option<Arc<PlanText>>,
-    pub hostname: String,
-    pub machine_id: String,
-    pub uid_slot: u32,
+    pub who: Who,
+    /// That can enter the agent's sandbox.
+    pub spawner: Spawner,
     pub run: u64,
     pub ran_ms: u64,
 }
@@ -43,7 +39,7 @@ pub async fn probe(target: &Target, check: &Check, progress: Progress) -> Result
     let late = || format!("no answer within {} ms", check.timeout_ms);
     match &check.probe {
         Probe::Exec(argv) => exec_probe(target, argv, limit).await,
-        Probe::Tcp { port } => match tokio::time::timeout(limit, connect(target, *port)).await {
+        Probe::Tcp { port } => match tokio::time::timeout(limit, connect_to(target, *port)).await {
             Ok(connected) => connected.map(drop),
             Err(_) => Err(format!("port {port}: {}", late())),
         },
@@ -75,26 +71,23 @@ fn heartbeat(target: &Target, max_age_ms: u64) -> Result<(), String> {
 }
 
 async fn exec_probe(target: &Target, argv: &[String], limit: Duration) -> Result<(), String> {
-    let (Some(process), Some(pidfd), Some(plan)) = (&target.process, &target.pidfd, &target.plan) else {
+    let (Some(pidfd), Some(plan)) = (&target.pidfd, &target.plan) else {
         return Err("the agent has no process".into());
     };
-    let plan = ExecPlan {
-        plan: plan.clone(),
-        pid: process.pid,
-        pidfd: pidfd.try_clone().map_err(|e| e.to_string())?,
+    let program = Program {
+        plan: plan.key,
+        who: target.who.clone(),
+        cgroup: target.cgroup.clone(),
         argv: argv.to_vec(),
         env: target.shared.spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         cwd: target.shared.spec.cwd.clone(),
-        hostname: target.hostname.clone(),
-        machine_id: target.machine_id.clone(),
-        uid_slot: target.uid_slot,
-        cgroup: target.cgroup.clone(),
-        tty: false,
     };
+    let pidfd = pidfd.try_clone().map_err(|e| e.to_string())?;
+    let plan = ExecPlan { plan: plan.clone(), pidfd, program, tty: false };
     let null = || {
         std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from).map_err(|e| e.to_string())
     };
-    let child = exec::spawn(&target.context, &target.shared.id, plan, [null()?, null()?, null()?])
+    let child = exec::spawn(&target.spawner, &target.shared.id, plan, [null()?, null()?, null()?])
         .await
         .map_err(|f| f.message)?;
     match tokio::time::timeout(limit, child.ended()).await {
@@ -108,11 +101,17 @@ async fn exec_probe(target: &Target, argv: &[String], limit: Duration) -> Result
     }
 }
 
-/// A connection to a port of the agent's own network.
-async fn connect(target: &Target, port: u16) -> Result<TcpStream, String> {
-    let Some(pidfd) = &target.pidfd else { return Err("the agent has no process".into()) };
+async fn connect_to(target: &Target, port: u16) -> Result<TcpStream, String> {
+    match &target.pidfd {
+        Some(pidfd) => connect(&target.spawner, pidfd, port).await,
+        None => Err("the agent has no process".into()),
+    }
+}
+
+/// A connection to a port of the network of the agent whose init is behind `pidfd`.
+pub async fn connect(spawner: &Spawner, pidfd: &OwnedFd, port: u16) -> Result<TcpStream, String> {
     let pidfd = pidfd.try_clone().map_err(|e| e.to_string())?;
-    let socket = match target.context.spawner_of(&target.shared.id).call(Ask::Socket, vec![pidfd], None).await {
+    let socket = match spawner.call(Ask::Socket, vec![pidfd], None).await {
         Ok((Answer::Descriptor, mut fds)) if fds.len() == 1 => fds.remove(0),
         Ok(_) => return Err("the spawner gave no socket".into()),
         Err(CallError::Refused(sentence)) => return Err(sentence),
@@ -126,7 +125,7 @@ async fn connect(target: &Target, port: u16) -> Result<TcpStream, String> {
 
 async fn http(target: &Target, port: u16, path: &str) -> Result<(), String> {
     let say = |what: String| format!("GET {path} at port {port}: {what}");
-    let mut stream = connect(target, port).await?;
+    let mut stream = connect_to(target, port).await?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: gpve-agentrt\r\nConnection: close\r\n\r\n"
     );

@@ -28,6 +28,19 @@ pub struct Settings {
     pub heartbeat: bool,
 }
 
+impl Settings {
+    /// A check that needs a way into the sandbox, by its place in the specification.
+    pub fn check_that_enters(&self) -> Option<&'static str> {
+        let checks = [
+            ("health.startup", &self.startup),
+            ("health.readiness", &self.readiness),
+            ("health.liveness", &self.liveness),
+        ];
+        let enters = |check: &Check| matches!(check.probe, Probe::Exec(_) | Probe::Http { .. } | Probe::Tcp { .. });
+        checks.into_iter().find(|(_, check)| check.as_ref().is_some_and(enters)).map(|(place, _)| place)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Check {
     pub probe: Probe,

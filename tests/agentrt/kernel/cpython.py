@@ -56,6 +56,6 @@ def outside(modules: list[str], timeout: float) -> set[str]:
 
 def inside(kernel, modules: list[str], timeout: float) -> set[str]:
     """Run it as an agent at L3."""
-    process = kernel.spawn(["sh", "-c", command(modules, "/work")], kernel.Policy(POLICY), stdout=subprocess.PIPE)
+    process = kernel.spawn(["sh", "-c", command(modules, "/workspace")], kernel.Policy(POLICY), stdout=subprocess.PIPE)
     out, _ = process.communicate(timeout=timeout)
     return passed(out.decode())

@@ -101,7 +101,7 @@ def test_as_another_user(sandbox):
         import gpve_agent_kernel as kernel
         os.setgroups([]); os.setgid(12345); os.setuid(12345)
         policy = kernel.Policy('version = 1\\nlevel = "L2"')
-        line = "id -u; cat /proc/self/uid_map; touch /work/x && echo ok"
+        line = "id -u; cat /proc/self/uid_map; touch /workspace/x && echo ok"
         process = kernel.spawn(["sh", "-c", line], policy, stdout=-1)
         print(process.communicate()[0].decode())
         try:

@@ -32,8 +32,11 @@ def programs() -> Path:
 class Daemon:
     """One daemon over one directory. It may be killed and started again; agents are the daemon's, not the test's."""
 
-    def __init__(self, root: Path, spawners: int = 2) -> None:
+    def __init__(self, root: Path, spawners: int = 2, user: int | None = None) -> None:
         self.root = root
+        self.user = user
+        #: What the daemon is started by.
+        self.before: list[str] = []
         self.socket = root / "d.sock"
         self.spawners = spawners
         self.process: subprocess.Popen[bytes] | None = None
@@ -42,10 +45,17 @@ class Daemon:
 
     def start(self) -> "Daemon":
         self.root.mkdir(exist_ok=True)
+        if self.user is not None:
+            os.chown(self.root, self.user, self.user)
         args = [programs() / "gpve-agentrt", "daemon", "--root", self.root, "--socket", self.socket]
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
-                [*map(str, args), "--spawners", str(self.spawners)], stdout=subprocess.DEVNULL, stderr=errors
+                [*self.before, *map(str, args), "--spawners", str(self.spawners)],
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                user=self.user,
+                group=self.user,
+                extra_groups=None if self.user is None else [],
             )
         deadline = time.monotonic() + 20
         while True:
@@ -110,9 +120,11 @@ class Daemon:
         return sorted(found)
 
     def clear(self) -> None:
-        """Deletes all agents."""
+        """Deletes all agents and templates."""
         for agent in self.call.List(pb.ListRequest()).agents:
             self.delete(agent.id)
+        for template in self.call.ListTemplates(pb.ListTemplatesRequest()).templates:
+            self.call.DeleteTemplate(pb.DeleteTemplateRequest(name=template.name), timeout=60)
 
     # Short forms of the verbs.
 
@@ -135,6 +147,13 @@ class Daemon:
 
     def wait(self, id: str, until: int = 0, timeout: float = 20) -> Any:
         return self.call.Wait(pb.WaitRequest(id=id, until=until, timeout_ms=int(timeout * 1000))).agent
+
+    def template(self, name: str, **spec: Any) -> Any:
+        request = pb.CreateTemplateRequest(name=name, spec=pb.TemplateSpec(**spec))
+        return self.call.CreateTemplate(request, timeout=60).template
+
+    def claim(self, template: str, *argv: str, **claim: Any) -> Any:
+        return self.call.Claim(pb.ClaimRequest(template=template, argv=argv, **claim), timeout=60).agent
 
     def delete(self, id: str, request_id: str = "") -> None:
         self.call.Delete(pb.DeleteRequest(id=id, force=True, request_id=request_id), timeout=60)

@@ -9,7 +9,23 @@ import pytest
 
 from tests.agentrt.runtime.daemon import Daemon, programs
 
-VERBS = ["daemon", "run", "ps", "stats", "logs", "events", "exec", "start", "stop", "kill", "rm", "pause", "resume"]
+VERBS = [
+    "daemon",
+    "run",
+    "ps",
+    "stats",
+    "logs",
+    "events",
+    "exec",
+    "start",
+    "stop",
+    "kill",
+    "rm",
+    "pause",
+    "resume",
+    "forward",
+    "claim",
+]
 
 
 def cli(*args: str, socket: Path | None = None, **given: Any) -> subprocess.CompletedProcess[str]:
@@ -17,7 +33,9 @@ def cli(*args: str, socket: Path | None = None, **given: Any) -> subprocess.Comp
     return subprocess.run([*head, *args], capture_output=True, text=True, timeout=30, **given)
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "policy check", "policy explain"])
+@pytest.mark.parametrize(
+    "verb", [*VERBS, "policy check", "policy explain", "template create", "template ls", "template pool", "template rm"]
+)
 def test_every_verb_helps_with_an_example(verb: str) -> None:
     said = cli(*verb.split(), "--help").stdout
     assert "Example:\n  gpve-agentrt " + verb in said

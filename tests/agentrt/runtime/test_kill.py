@@ -208,6 +208,25 @@ def works(daemon: Daemon, id: str) -> bool:
         return False
 
 
+@pytest.mark.parametrize("who", ["spawner", "daemon, then spawner"])
+def test_a_workspace_outlives_the_spawner_that_made_it(daemon: Daemon, who: str) -> None:
+    """The daemon holds it too, also one that has taken the agent over: a restart by another spawner finds its files."""
+    id = daemon.run("/bin/sh", "-c", "cat note; echo was here >> note; read x", stdin=True)
+    until(lambda: daemon.exec(id, "/bin/cat", "note")[1] == b"was here\n")
+    if who != "spawner":
+        again(daemon)
+        until(lambda: daemon.events()[-1].kind == "adopted")
+    before = daemon.spawner_pids()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: works(daemon, id))
+    assert not set(before) & set(daemon.spawner_pids())
+    daemon.call.Kill(pb.KillRequest(id=id))
+    daemon.start_agent(id)
+    until(lambda: b"was here\n" in daemon.logs(id))
+    assert daemon.exec(id, "/bin/cat", "note")[1] == b"was here\nwas here\n"
+
+
 def test_spawners_die_while_they_launch(daemon: Daemon) -> None:
     """A launch whose spawner dies beneath it is done again; nothing of the first try is left."""
     dice = random.Random(7)

@@ -1,5 +1,6 @@
 """Every verb against the real daemon, in the real sandbox."""
 
+import queue
 import threading
 import time
 from typing import Any
@@ -386,3 +387,88 @@ def test_many_callers_with_one_request_id_have_one_effect(daemon: Daemon) -> Non
     assert len(answers) == 32
     assert len(set(answers)) == 1
     assert len(daemon.call.List(pb.ListRequest()).agents) == 1
+
+
+TALKS = """
+import os, signal, sys
+size = lambda: "%dx%d" % os.get_terminal_size()
+signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
+signal.signal(signal.SIGWINCH, lambda *_: print(size(), flush=True))
+print(os.ttyname(0), size(), flush=True)
+print("up", flush=True)
+for line in sys.stdin:
+    print("<%s>" % line.strip(), flush=True)
+"""
+
+
+def test_a_terminal(daemon: Daemon) -> None:
+    """A program with a terminal: of the agent's own /dev/pts, with a window, signals by keys, and an end of input."""
+    id = daemon.run()
+    inputs: Any = queue.SimpleQueue()
+
+    def messages() -> Any:
+        while (message := inputs.get()) is not None:
+            yield message
+
+    begin = pb.ExecRequest.Begin(id=id, argv=["/usr/bin/python3", "-c", TALKS], tty=True, rows=30, cols=90)
+    inputs.put(pb.ExecRequest(begin=begin))
+    call = daemon.call.Exec(messages(), timeout=30)
+    said = b""
+
+    def read_until(word: bytes) -> None:
+        nonlocal said
+        while word not in said:
+            reply = next(call)
+            assert not reply.stderr, "a terminal has one output"
+            said += reply.stdout
+
+    read_until(b"up\r\n")
+    assert said.startswith(b"/dev/pts/0 90x30\r\n")
+    inputs.put(pb.ExecRequest(window=pb.ExecRequest.WindowSize(rows=40, cols=100)))
+    inputs.put(pb.ExecRequest(stdin=b"one\n"))
+    read_until(b"<one>")
+    assert b"100x40" in said
+    inputs.put(pb.ExecRequest(stdin=b"\x03"))
+    read_until(b"interrupted")
+    inputs.put(pb.ExecRequest(stdin_closed=True))
+    exits = [reply.exit for reply in call if reply.HasField("exit")]
+    assert [e.reason for e in exits] == [pb.EXIT_REASON_EXITED]
+    inputs.put(None)
+    # Nothing of it is left, and the next one has the same name.
+    assert daemon.exec(id, "/usr/bin/tty", tty=True)[1] == b"/dev/pts/0\r\n"
+
+
+SERVES = """
+import http.server
+class Hello(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"from inside " + self.path.encode())
+http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Hello).serve_forever()
+"""
+
+
+def test_a_port_that_an_agent_serves(daemon: Daemon) -> None:
+    id = daemon.run("/usr/bin/python3", "-c", SERVES)
+
+    def asked(path: bytes, port: int = 8000) -> bytes:
+        def messages() -> Any:
+            yield pb.ForwardRequest(begin=pb.ForwardRequest.Begin(id=id, port=port))
+            yield pb.ForwardRequest(data=b"GET " + path + b" HTTP/1.0\r\n\r\n")
+            yield pb.ForwardRequest(closed=True)
+
+        return b"".join(reply.data for reply in daemon.call.Forward(messages(), timeout=20))
+
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            assert asked(b"/one").endswith(b"from inside /one")
+            break
+        except grpc.RpcError:
+            assert time.monotonic() < deadline
+    assert asked(b"/two").endswith(b"from inside /two")
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "port 81"):
+        asked(b"/", 81)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "port"):
+        asked(b"/", 70_000)

@@ -47,9 +47,17 @@ fn main() {
     let mut failures = 0;
     let mut counted = 0;
     let mut runs = 0;
-    let launchers: &[u32] = if option("--launcher").as_deref() == Some("root") { &[0] } else { &[0, USER] };
+    // PROGRAM and SOCKET of a runtime: then attacks run in instances that it keeps ready, and at their level alone.
+    let by =
+        arguments.iter().position(|a| a == "--claim").map(|at| (arguments[at + 1].clone(), arguments[at + 2].clone()));
+    let launchers: &[u32] = if by.is_some() {
+        &[0]
+    } else {
+        if option("--launcher").as_deref() == Some("root") { &[0] } else { &[0, USER] }
+    };
     for &user in launchers {
         let mut suite = Suite::new(user, host_namespace, option("--without"));
+        suite.by = by.clone();
         for attack in table::all().iter().filter(|a| only.as_deref().is_none_or(|only| only == a.name)) {
             let control = suite.control(attack);
             let succeeded = control == End::Succeeded;
@@ -60,6 +68,9 @@ fn main() {
             });
             for level in [Level::L1, Level::L2, Level::L3] {
                 let key = format!("{level:?}");
+                if by.is_some() && level != Level::L3 {
+                    continue;
+                }
                 if !succeeded || level < attack.from || (attack.needs_cgroup && user != 0) {
                     row[key] = if succeeded { "not promised" } else { "not counted" }.into();
                     continue;
@@ -109,13 +120,17 @@ struct Suite {
     without: Option<String>,
     host: Host,
     world: World,
+    /// Program and socket of a runtime by which attacks run.
+    by: Option<(String, String)>,
+    /// Policies for which the runtime has a template: their places are the templates' names.
+    templates: Vec<String>,
 }
 
 impl Suite {
     fn new(user: u32, host_namespace: u64, without: Option<String>) -> Self {
         let mut host = Host::probe();
         host.root = user == 0;
-        Self { user, without, host, world: World::new(user, host_namespace) }
+        Self { user, without, host, world: World::new(user, host_namespace), by: None, templates: Vec::new() }
     }
 
     fn control(&mut self, attack: &table::Attack) -> End {
@@ -152,13 +167,20 @@ impl Suite {
         let (directory, root) = (self.world.programs.clone(), self.user == 0);
         let usual = if level == Level::L1 { "" } else { "[workspace]\nsize = \"64MiB\"\ninodes = 2000\n" };
         let workspace = if attack.policy.is_empty() { usual } else { attack.policy };
-        let optional = if root { "" } else { "optional = [\"cgroup-memory\", \"cgroup-cpu\", \"cgroup-pids\"]\n" };
+        let optional = if root {
+            ""
+        } else {
+            "optional = [\"cgroup-memory\", \"cgroup-cpu\", \"cgroup-pids\", \"cgroup-freezer\"]\n"
+        };
         let writable = if level == Level::L1 { format!("write = [{scratch:?}]\n") } else { String::new() };
         let text = format!(
             "version = 1\nlevel = \"{level:?}\"\n{optional}[files]\nexecute = [{directory:?}]\n{writable}{workspace}[limits]\nmemory = \"96MiB\"\n{}",
             if level == Level::L3 { "processes = 200\n" } else { "" }
         );
         let text = if level == Level::L1 { text.replace("memory = \"96MiB\"\n", "") } else { text };
+        if let Some((program, socket)) = self.by.clone() {
+            return self.attacked_by(attack, &text, &program, &socket, &before);
+        }
         let mut host = self.host.clone();
         if !root {
             host.cgroups = agent_kernel::cgroup::Layout::default();
@@ -175,7 +197,7 @@ impl Suite {
             _ => {}
         }
         let mut targets = self.world.targets.clone();
-        targets.scratch = if level == Level::L1 { scratch } else { "/work".into() };
+        targets.scratch = if level == Level::L1 { scratch } else { "/workspace".into() };
         let argument = serde_json::to_string(&targets).expect("JSON");
         let program = self.world.program.clone();
         let canary = fs::File::open(format!("{}/canary", targets.outside)).expect("the canary");
@@ -209,6 +231,60 @@ impl Suite {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
         (end, self.world.changed(&before))
+    }
+
+    /// The same in an instance of a template, which waits for it.
+    fn attacked_by(
+        &mut self,
+        attack: &table::Attack,
+        policy: &str,
+        program: &str,
+        socket: &str,
+        before: &world::Look,
+    ) -> (End, Option<String>) {
+        let number = self.templates.iter().position(|known| known == policy).unwrap_or_else(|| {
+            self.templates.push(policy.to_owned());
+            let number = self.templates.len() - 1;
+            let file = format!("{}/policy-{number}.toml", self.world.programs);
+            fs::write(&file, policy).expect("a policy");
+            let name = format!("attacks-{number}");
+            let words = ["--socket", socket, "template", "create", &name, "--policy", &file, "--pool", "2"];
+            let made = std::process::Command::new(program).args(words).status().expect("the runtime");
+            assert!(made.success(), "no template");
+            number
+        });
+        let mut targets = self.world.targets.clone();
+        targets.scratch = "/workspace".into();
+        let argument = serde_json::to_string(&targets).expect("JSON");
+        let code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])";
+        let template = format!("attacks-{number}");
+        let attacker = self.world.program.clone();
+        let words = [
+            program,
+            "--socket",
+            socket,
+            "claim",
+            &template,
+            "--rm",
+            "--",
+            "-c",
+            code,
+            &attacker,
+            attack.name,
+            &argument,
+        ];
+        let end = self.in_child(|_| {
+            let argv: Vec<CString> = words.iter().map(|word| CString::new(*word).expect("no NUL")).collect();
+            let pointers: Vec<_> = argv.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
+            let environment = [std::ptr::null()];
+            // SAFETY: both arrays hold live C strings and end in null.
+            let errno = unsafe { sys::execve(&argv[0], pointers.as_ptr(), environment.as_ptr()) };
+            panic!("{errno}");
+        });
+        if attack.judged_at_victim {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        (end, self.world.changed(before))
     }
 
     /// Run `body` in a child of the launcher's user; it gets the descriptor to print to.

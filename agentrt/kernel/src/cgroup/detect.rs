@@ -77,12 +77,14 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Look at this host.
+    /// Look at this host: what is mounted, and where this process may make cgroups.
     pub fn detect() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        Self::from_texts(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"), |mount| {
+        let mut layout = Self::from_texts(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"), |mount| {
             std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default()
-        })
+        });
+        layout.places.retain(|_, place| crate::sys::may_write(&super::c_path(&place.own)));
+        layout
     }
 
     /// The layout that follows from the texts of `/proc/self/mountinfo`, `/proc/self/cgroup`, and `cgroup.controllers`.

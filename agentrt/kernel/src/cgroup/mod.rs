@@ -171,6 +171,14 @@ impl Cgroup {
         first.into_iter().chain(last).map(|d| d.file(c"tasks", libc::O_WRONLY)).collect()
     }
 
+    /// Doors of every hierarchy: for a process that cannot be cloned into the one of v2.
+    pub(crate) fn doors(&self) -> Result<Vec<OwnedFd>> {
+        let v2 = self.directories.iter().filter(|d| d.version == Version::V2);
+        let mut doors = v2.map(|d| d.file(c"cgroup.procs", libc::O_WRONLY)).collect::<Result<Vec<_>>>()?;
+        doors.extend(self.own_doors()?);
+        Ok(doors)
+    }
+
     /// [`Cgroup::remove`], and the cgroups above it that were made for it and are empty now.
     pub fn remove_with_parents(&self, name: &Path) -> Result<()> {
         self.remove()?;

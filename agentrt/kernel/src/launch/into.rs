@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::main_process::{self, Confinement, Program};
-use super::{Launch, Launched, await_release, await_start, check, release, report};
+use super::{Launch, Launched, await_release, await_word, check, release, report};
 use crate::applied::Applied;
 use crate::cgroup::Cgroup;
 use crate::error::LaunchError;
@@ -16,7 +16,7 @@ use crate::sys::{self, Side};
 /// The process that comes back is its supervisor, outside: it has entered the namespaces, is the parent of the program,
 /// notes its denied calls, and ends with its code.
 pub fn launch_into(pidfd: RawFd, mut launch: Launch) -> Result<Launched, LaunchError> {
-    check(&launch)?;
+    check(&launch, true)?;
     let plan = &launch.prepared.plan;
     if plan.level == Level::L1 {
         return Err(LaunchError::refused("namespaces", "L1 has no sandbox that one could enter: launch once more"));
@@ -36,7 +36,7 @@ pub fn launch_into(pidfd: RawFd, mut launch: Launch) -> Result<Launched, LaunchE
                     let _ = sys::write(report_write.as_raw_fd(), b"S");
                     let hooks = launch.hooks.take();
                     init::run(init::Init {
-                        main,
+                        main: init::Main::Child(main),
                         status: launch.status.map(|fd| (fd, launch.status_offset)),
                         denials: launch.denials,
                         notes,
@@ -50,7 +50,7 @@ pub fn launch_into(pidfd: RawFd, mut launch: Launch) -> Result<Launched, LaunchE
         }
         Side::Parent(pid, pidfd) => {
             drop((report_write, go_read));
-            match release(&mut launch, pid, &pidfd, &go_write).and_then(|()| await_start(&report_read)) {
+            match release(&mut launch, pid, &pidfd, &go_write).and_then(|()| await_word(&report_read, b'S', -1)) {
                 Ok(()) => Ok(Launched { pid, pidfd, applied: Applied::of(plan, &launch) }),
                 Err(error) => {
                     let _ = sys::pidfd_kill(pidfd.as_raw_fd(), libc::SIGKILL);

@@ -187,9 +187,10 @@ pub(crate) fn start(confinement: &Confinement, program: &Program) -> Result<(i32
         return Err(told(failure, confinement, program));
     }
     let listener = match notes {
-        Some((receiver, _)) => {
-            Some(receive_descriptor(receiver.as_raw_fd()).map_err(failed("receiving the filter's descriptor"))?)
-        }
+        Some((receiver, _)) => Some(
+            receive_descriptor(receiver.as_raw_fd(), libc::MSG_DONTWAIT)
+                .map_err(failed("receiving the filter's descriptor"))?,
+        ),
         None => None,
     };
     Ok((pid, listener))
@@ -303,19 +304,23 @@ fn credentials_and_filters(confinement: &Confinement, notes: Option<RawFd>) -> R
     let listener = step!("seccomp", "installing the filter", sys::install_filter(confinement.filter, confinement.note));
     if let (Some(listener), Some(to)) = (listener, notes) {
         step!("seccomp", "handing over the filter's descriptor", send_descriptor(to, listener.as_raw_fd()));
-        // Closed by execve; a drop here would do as well, but nothing may run after a failed close.
-        std::mem::forget(listener);
+        drop(listener);
     }
     Ok(())
 }
 
 /// Put a confinement on the calling thread itself.
 pub(crate) fn put_on(confinement: &Confinement) -> Result<(), LaunchError> {
+    put_on_telling(confinement, None)
+}
+
+/// The same; where denied calls are told is sent over the socket `notes`.
+pub(super) fn put_on_telling(confinement: &Confinement, notes: Option<RawFd>) -> Result<(), LaunchError> {
     for limit in confinement.limits {
         sys::set_limit(0, limit.resource, limit.value)
             .map_err(|errno| LaunchError::new("limits", format!("setting the limit {}", limit.key), errno))?;
     }
-    credentials_and_filters(confinement, None)
+    credentials_and_filters(confinement, notes)
         .map_err(|failure| LaunchError::new(failure.layer, failure.what, failure.errno))
 }
 
@@ -346,12 +351,12 @@ fn send_descriptor(to: RawFd, fd: RawFd) -> sys::Result<()> {
     if unsafe { libc::sendmsg(to, &raw const header, libc::MSG_NOSIGNAL) } < 0 { Err(Errno::last()) } else { Ok(()) }
 }
 
-fn receive_descriptor(from: RawFd) -> sys::Result<OwnedFd> {
+pub(super) fn receive_descriptor(from: RawFd, flags: i32) -> sys::Result<OwnedFd> {
     let (mut byte, mut control) = (0u8, Control([0; 24]));
     let mut part = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     let mut header = message(&mut byte, &mut part, &mut control);
     // SAFETY: the header points to live values of this frame.
-    let got = unsafe { libc::recvmsg(from, &raw mut header, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
+    let got = unsafe { libc::recvmsg(from, &raw mut header, libc::MSG_CMSG_CLOEXEC | flags) };
     if got < 0 {
         return Err(Errno::last());
     }

@@ -14,11 +14,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+mod forked;
 mod into;
 mod l1;
 mod main_process;
 mod sandbox;
 
+pub use forked::{Forked, Hand, NETWORK, Parcel, Seed, fork_agent, launch_forked, own, seed_plan};
 pub use into::launch_into;
 
 use crate::applied::Applied;
@@ -142,6 +144,9 @@ pub struct Launch<'a> {
     pub tty: bool,
     /// The agent ends when the launcher does.
     pub dies_with_launcher: bool,
+    /// It shares the launcher's pid namespace, and has no /proc: for a seed ([`Seed`]), whose forks get namespaces of
+    /// their own, beside it and not beneath.
+    pub shares_processes: bool,
     /// What init does beside its own work.
     pub hooks: Option<&'a mut dyn Hooks>,
     /// Called in the launcher when the process exists and has its ids, before anything of the agent runs. Where it
@@ -156,7 +161,7 @@ impl<'a> Launch<'a> {
         Self {
             prepared,
             argv: text(argv),
-            env: text(&["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/work", "LANG=C.UTF-8"]),
+            env: text(&["PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/workspace", "LANG=C.UTF-8"]),
             cwd: None,
             stdio: [None; 3],
             pass: Vec::new(),
@@ -169,6 +174,7 @@ impl<'a> Launch<'a> {
             status_offset: 0,
             tty: false,
             dies_with_launcher: false,
+            shares_processes: false,
             hooks: None,
             on_cloned: None,
         }
@@ -197,9 +203,9 @@ impl Launched {
 }
 
 /// Refuse what would go wrong later, before anything is made.
-fn check(launch: &Launch) -> Result<(), LaunchError> {
+fn check(launch: &Launch, executes: bool) -> Result<(), LaunchError> {
     let plan = &launch.prepared.plan;
-    if launch.argv.first().is_none_or(|first| first.is_empty()) {
+    if executes && launch.argv.first().is_none_or(|first| first.is_empty()) {
         return Err(LaunchError::refused("exec", "the command is empty"));
     }
     let identity = launch.identity;
@@ -237,76 +243,43 @@ fn check(launch: &Launch) -> Result<(), LaunchError> {
 
 /// Start an agent. When this returns, its program has been executed with every layer in force.
 pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
-    check(&launch)?;
+    check(&launch, true)?;
     let plan = &launch.prepared.plan;
     if plan.level == Level::L1 {
         return l1::launch(&mut launch);
     }
     let failed = |what: &'static str| move |errno| LaunchError::new("launcher", what, errno);
-
-    // What needs our own rights is made here, and handed to the child by descriptor.
-    let own_workspace;
-    let mut root = None;
-    if let Some(tree) = &launch.prepared.tree {
-        let copy = sys::clone_tree(tree.as_raw_fd(), c"", true).map_err(failed("copying the root"))?;
-        let workspace = match launch.workspace {
-            Some(given) => given,
-            None => {
-                own_workspace = Workspace::create(plan, launch.identity)?;
-                &own_workspace
-            }
-        };
-        if let (Some(upper), Some(recipe)) = (workspace.upper()?, &launch.prepared.recipe) {
-            let proc = launch.prepared.proc.as_raw_fd();
-            crate::overlay::attach(recipe, copy.as_raw_fd(), upper.as_raw_fd(), launch.identity, proc)?;
-        }
-        workspace.attach(copy.as_raw_fd())?;
-        if launch.workspace.is_none() {
-            // Ours goes into the tree whole, where the agent's /proc will cover it: to drop it would mean to wait until the
-            // whole kernel has forgotten it. (Last: overlays want it detached.)
-            workspace.hide(copy.as_raw_fd())?;
-        }
-        root = Some(copy);
-    }
+    let root = root_for(&launch)?;
     let doors = launch.cgroup.map(Cgroup::own_doors).transpose()?.unwrap_or_default();
     let unified = launch.cgroup.and_then(Cgroup::unified);
     let (go_read, go_write) = sys::pipe().map_err(failed("making a pipe"))?;
     let (report_read, report_write) = sys::pipe().map_err(failed("making a pipe"))?;
 
     // The network namespace takes longest: the child makes it itself, while we write its maps.
-    let mut namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS;
-    namespaces |= libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    let mut home = None;
-    if let Some(netns) = launch.netns {
-        // A namespace that the launcher owns cannot be entered from within the agent's user namespace: so we enter it
-        // for the time of the clone. The agent gets no rights over it.
-        home = Some(
-            sys::openat(sys::HERE, c"/proc/self/ns/net", libc::O_RDONLY, 0).map_err(failed("opening our network"))?,
-        );
-        sys::setns(netns, libc::CLONE_NEWNET as u64)
-            .map_err(|errno| LaunchError::new("network", "entering the ready-made network namespace", errno))?;
+    let mut namespaces = SANDBOX_NAMESPACES;
+    if launch.shares_processes {
+        namespaces &= !libc::CLONE_NEWPID;
     }
+    let visit = NetworkVisit::begin(launch.netns)?;
     // SAFETY: `check` has seen that this process has one thread.
     let side = unsafe { sys::fork_into(namespaces as u64, unified) };
-    if let (Some(home), true) = (&home, !matches!(side, Ok(Side::Child))) {
-        // Not to come home would start every later agent in this one's network.
-        sys::setns(home.as_raw_fd(), libc::CLONE_NEWNET as u64)
-            .map_err(|errno| LaunchError::new("network", "coming back from the agent's network namespace", errno))?;
+    if !matches!(side, Ok(Side::Child)) {
+        visit.end()?;
     }
     match side.map_err(|errno| LaunchError::new("namespaces", "making the namespaces", errno))? {
         Side::Child => {
             drop((go_write, report_read));
-            let outcome = sandbox::run(&mut launch, root, doors, go_read, &report_write);
+            let outcome = sandbox::run(&mut launch, root, &doors, go_read, &report_write);
             // Only a failure comes back.
             report(&report_write, &outcome);
             sys::exit_now(1)
         }
         Side::Parent(pid, pidfd) => {
             drop((go_read, report_write, doors, root));
-            let mapped = map_ids(&launch, pid);
+            let mapped = map_ids(&launch, 0, pid);
             let started = mapped.and_then(|()| {
                 release(&mut launch, pid, &pidfd, &go_write)?;
-                await_start(&report_read)
+                await_word(&report_read, b'S', -1)
             });
             match started {
                 Ok(()) => Ok(Launched { pid, pidfd, applied: Applied::of(plan, &launch) }),
@@ -317,6 +290,65 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
                 }
             }
         }
+    }
+}
+
+/// All that a sandbox has but those that are made later, in the child: network and cgroup.
+const SANDBOX_NAMESPACES: i32 =
+    libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+
+/// An agent's root with its workspace, where it can be made here: what needs our own rights is made by us, and handed to
+/// the child by descriptor.
+fn root_for(launch: &Launch) -> Result<Option<OwnedFd>, LaunchError> {
+    let Some(tree) = &launch.prepared.tree else {
+        return Ok(None);
+    };
+    let copy = sys::clone_tree(tree.as_raw_fd(), c"", true)
+        .map_err(|errno| LaunchError::new("launcher", "copying the root", errno))?;
+    let own_workspace;
+    let workspace = match launch.workspace {
+        Some(given) => given,
+        None => {
+            own_workspace = Workspace::create(&launch.prepared.plan, launch.identity)?;
+            &own_workspace
+        }
+    };
+    if let (Some(upper), Some(recipe)) = (workspace.upper()?, &launch.prepared.recipe) {
+        let proc = launch.prepared.proc.as_raw_fd();
+        crate::overlay::attach(recipe, copy.as_raw_fd(), upper.as_raw_fd(), launch.identity, proc)?;
+    }
+    workspace.attach(copy.as_raw_fd())?;
+    if launch.workspace.is_none() {
+        // Ours goes into the tree whole, where the agent's /proc will cover it: to drop it would mean to wait until the
+        // whole kernel has forgotten it. (Last: overlays want it detached.)
+        workspace.hide(copy.as_raw_fd())?;
+    }
+    Ok(Some(copy))
+}
+
+/// A namespace that the launcher owns cannot be entered from within the agent's user namespace: so the launcher enters it
+/// for the time of the clone. The agent gets no rights over it.
+struct NetworkVisit(Option<OwnedFd>);
+
+impl NetworkVisit {
+    fn begin(network: Option<RawFd>) -> Result<Self, LaunchError> {
+        let Some(network) = network else {
+            return Ok(Self(None));
+        };
+        let failed = |what: &'static str| move |errno| LaunchError::new("network", what, errno);
+        let home = sys::openat(sys::HERE, c"/proc/self/ns/net", libc::O_RDONLY, 0);
+        let home = home.map_err(failed("opening our network"))?;
+        sys::setns(network, libc::CLONE_NEWNET as u64).map_err(failed("entering the ready-made network namespace"))?;
+        Ok(Self(Some(home)))
+    }
+
+    /// Not to come home would start every later agent in this one's network.
+    fn end(self) -> Result<(), LaunchError> {
+        let Some(home) = self.0 else {
+            return Ok(());
+        };
+        sys::setns(home.as_raw_fd(), libc::CLONE_NEWNET as u64)
+            .map_err(|errno| LaunchError::new("network", "coming back from the agent's network namespace", errno))
     }
 }
 
@@ -346,8 +378,9 @@ pub(crate) fn confine_self(plan: &Plan, ids: Option<(u32, u32)>) -> Result<(), L
     main_process::put_on(&confinement)
 }
 
-/// Write the user and group maps of a child that has just been made.
-fn map_ids(launch: &Launch, pid: i32) -> Result<(), LaunchError> {
+/// Write the user and group maps of a child that has just been made. `base` is where the ids begin on the host that our
+/// user namespace has as 0.
+fn map_ids(launch: &Launch, base: u32, pid: i32) -> Result<(), LaunchError> {
     let identity = launch.identity;
     let plan = &launch.prepared.plan;
     let proc = launch.prepared.proc.as_raw_fd();
@@ -357,7 +390,7 @@ fn map_ids(launch: &Launch, pid: i32) -> Result<(), LaunchError> {
             .map_err(|errno| LaunchError::new("identity", format!("writing {value:?} to the child's {file}"), errno))
     };
     if identity.ids > 1 {
-        let map = format!("0 {} {}", identity.first_id, identity.ids);
+        let map = format!("0 {} {}", identity.first_id.saturating_sub(base), identity.ids);
         write("uid_map", &map)?;
         write("gid_map", &map)
     } else {
@@ -378,12 +411,20 @@ fn report(to: &OwnedFd, error: &LaunchError) {
     let _ = sys::write(to.as_raw_fd(), &bytes);
 }
 
-/// Wait until the program has been executed, or for the failure.
-fn await_start(from: &OwnedFd) -> Result<(), LaunchError> {
+/// Wait for a word of init (`S`: its program runs), or for the failure. -1 milliseconds is for ever.
+fn await_word(from: &OwnedFd, word: u8, milliseconds: i32) -> Result<(), LaunchError> {
+    let failed = |errno| LaunchError::new("launcher", "hearing from init", errno);
+    let mut polls = [libc::pollfd { fd: from.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    if milliseconds >= 0 && sys::poll(&mut polls, milliseconds).map_err(failed)? == 0 {
+        return Err(LaunchError::refused("launcher", format!("no word of init for {milliseconds} ms")));
+    }
     let mut bytes = [0u8; 4096];
-    let got = sys::read(from.as_raw_fd(), &mut bytes)
-        .map_err(|errno| LaunchError::new("launcher", "hearing from init", errno))?;
-    if bytes[..got].first() == Some(&b'S') { Ok(()) } else { Err(parse_report(&bytes[..got])) }
+    let got = sys::read(from.as_raw_fd(), &mut bytes[..1]).map_err(failed)?;
+    if bytes[..got] == [word] {
+        return Ok(());
+    }
+    let more = if got == 0 { 0 } else { sys::read(from.as_raw_fd(), &mut bytes[1..]).unwrap_or(0) };
+    Err(parse_report(&bytes[..got + more]))
 }
 
 /// What [`report`] has written.

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::main_process::{Confinement, Program};
+use super::main_process::{self, Confinement, Program};
 use super::{Launch, await_release};
 use crate::error::LaunchError;
 use crate::init;
@@ -17,33 +17,77 @@ use crate::workspace::Workspace;
 pub(super) fn run(
     launch: &mut Launch,
     tree: Option<OwnedFd>,
-    doors: Vec<OwnedFd>,
+    doors: &[OwnedFd],
     go: OwnedFd,
     report: &OwnedFd,
 ) -> LaunchError {
-    match start(launch, tree, doors, go) {
+    let started = enter(launch, tree, doors, go).and_then(|last| {
+        let confinement = Confinement::prepare(&launch.prepared.plan, launch.identity.ids > 1)?;
+        let mut program = Program::prepare(launch)?;
+        // A namespace of processes would end with init; this one's program has to be tied to it.
+        program.dies_with_parent = launch.shares_processes;
+        enter_last(last)?;
+        main_process::start(&confinement, &program)
+    });
+    match started {
         Err(error) => error,
-        Ok((pid, notes)) => {
-            let _ = sys::write(report.as_raw_fd(), b"S");
-            let hooks = launch.hooks.take();
-            init::run(init::Init {
-                main: pid,
-                status: launch.status.map(|fd| (fd, launch.status_offset)),
-                denials: launch.denials,
-                notes,
-                hooks,
-                supervisor: false,
-            })
-        }
+        Ok((pid, notes)) => look_after(launch, init::Main::Child(pid), notes, report),
     }
 }
 
-fn start(
+/// The same for an agent whose program is a fork of another one: `R` is told when the sandbox stands, then the program
+/// tells by `link` that it is in there.
+pub(super) fn run_for_fork(
+    launch: &mut Launch,
+    tree: OwnedFd,
+    doors: &[OwnedFd],
+    go: OwnedFd,
+    report: &OwnedFd,
+    link: OwnedFd,
+) -> LaunchError {
+    let started = enter(launch, Some(tree), doors, go).and_then(|last| {
+        enter_last(last)?;
+        let _ = sys::write(report.as_raw_fd(), b"R");
+        let (pid, notes) = super::forked::await_program(&link, launch.prepared.plan.record_denials)?;
+        let pidfd = sys::pidfd_open(pid).map_err(|errno| LaunchError::new("seed", "opening its child", errno))?;
+        Ok((init::Main::Adopted(pid, pidfd), notes))
+    });
+    match started {
+        Err(error) => error,
+        Ok((main, notes)) => look_after(launch, main, notes, report),
+    }
+}
+
+fn look_after(launch: &mut Launch, main: init::Main, notes: Option<OwnedFd>, report: &OwnedFd) -> ! {
+    let _ = sys::write(report.as_raw_fd(), b"S");
+    let hooks = launch.hooks.take();
+    init::run(init::Init {
+        main,
+        status: launch.status.map(|fd| (fd, launch.status_offset)),
+        denials: launch.denials,
+        notes,
+        hooks,
+        supervisor: launch.shares_processes,
+    })
+}
+
+/// The last of the cgroups, whose scheduler we leave the launcher's for, and a view of cgroups that begins there.
+fn enter_last(door: Option<&OwnedFd>) -> Result<(), LaunchError> {
+    if let Some(door) = door {
+        sys::write(door.as_raw_fd(), b"0")
+            .map_err(|errno| LaunchError::new("cgroup", "moving into the cgroup", errno))?;
+    }
+    sys::unshare(libc::CLONE_NEWCGROUP as u64)
+        .map_err(|errno| LaunchError::new("namespaces", "making a cgroup namespace", errno))
+}
+
+/// Everything but the last cgroup, whose door comes back.
+fn enter<'a>(
     launch: &mut Launch,
     tree: Option<OwnedFd>,
-    doors: Vec<OwnedFd>,
+    doors: &'a [OwnedFd],
     go: OwnedFd,
-) -> Result<(i32, Option<OwnedFd>), LaunchError> {
+) -> Result<Option<&'a OwnedFd>, LaunchError> {
     let plan = &launch.prepared.plan;
     let failed = |layer: &'static str, what: &'static str| move |errno| LaunchError::new(layer, what, errno);
 
@@ -79,18 +123,8 @@ fn start(
         sys::loopback_up().map_err(failed("network", "bringing the loopback interface up"))?;
     }
     enter_root(launch, tree)?;
-
-    let confinement = Confinement::prepare(plan, ranged)?;
-    let program = Program::prepare(launch)?;
-    if let Some(last) = last {
-        moved(last)?;
-    }
-    sys::unshare(libc::CLONE_NEWCGROUP as u64).map_err(failed("namespaces", "making a cgroup namespace"))?;
-    drop(doors);
-    main_process::start(&confinement, &program)
+    Ok(last)
 }
-
-use super::main_process;
 
 fn enter_root(launch: &Launch, tree: Option<OwnedFd>) -> Result<(), LaunchError> {
     let plan = &launch.prepared.plan;
@@ -98,7 +132,11 @@ fn enter_root(launch: &Launch, tree: Option<OwnedFd>) -> Result<(), LaunchError>
     // Nothing that we mount may reach the host, nor what the host mounts later reach us.
     sys::set_attributes(sys::HERE, c"/", true, 0, libc::MS_PRIVATE).map_err(failed("making mounts private"))?;
     // Before anything covers the host's /proc: the kernel wants to see it whole when it makes another one.
-    let proc = root::proc(plan.proc_hidden).map_err(failed("mounting /proc (hidepid, subset=pid)"))?;
+    let proc = if launch.shares_processes {
+        None
+    } else {
+        Some(root::proc().map_err(failed("mounting /proc (hidepid, subset=pid)"))?)
+    };
     let terminals = root::terminals().map_err(failed("mounting /dev/pts"))?;
     let tree = match tree {
         Some(tree) => {
@@ -119,7 +157,9 @@ fn enter_root(launch: &Launch, tree: Option<OwnedFd>) -> Result<(), LaunchError>
         }
     };
     let at = |fd: &OwnedFd, path: &CStr, tree: RawFd| sys::attach(fd.as_raw_fd(), tree, path);
-    at(&proc, c"proc", tree.as_raw_fd()).map_err(failed("attaching /proc"))?;
+    if let Some(proc) = proc {
+        at(&proc, c"proc", tree.as_raw_fd()).map_err(failed("attaching /proc"))?;
+    }
     at(&terminals, c"dev/pts", tree.as_raw_fd()).map_err(failed("attaching /dev/pts"))?;
     sys::enter_directory(tree.as_raw_fd()).map_err(failed("entering the root"))?;
     sys::pivot_here().map_err(failed("pivoting to the root"))?;

@@ -47,12 +47,10 @@ pub enum Layer {
     CgroupCpu,
     /// The limit on processes.
     CgroupPids,
-    /// Freezing, for pause and for killing without a race (v1).
+    /// Freezing: an agent without it cannot be paused.
     CgroupFreezer,
     /// The limits on block I/O.
     CgroupIo,
-    /// `hidepid` and `subset=pid` of /proc.
-    ProcHidden,
     /// Naming and counting of denied system calls.
     Denials,
 }
@@ -143,7 +141,7 @@ pub struct WorkspacePolicy {
     /// What backs it. Default: tmpfs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub kind: Option<WorkspaceKind>,
-    /// Where it is inside. Default: /work.
+    /// Where it is inside. Default: /workspace.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub path: Option<PathBuf>,
     /// Quota on bytes, /tmp and /dev/shm included. Default: 256 MiB.

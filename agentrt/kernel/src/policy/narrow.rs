@@ -31,7 +31,8 @@ impl Policy {
             let first =
                 Path::new("/").join(path.components().nth(1).map(|c| c.as_os_str().to_owned()).unwrap_or_default());
             if taken.iter().any(|taken| first == Path::new(taken)) {
-                let problem = format!("{} is taken by the root itself: choose another place, as /work", path.display());
+                let problem =
+                    format!("{} is taken by the root itself: choose another place, as /workspace", path.display());
                 return Err(PolicyError::at("workspace.path", problem));
             }
         }

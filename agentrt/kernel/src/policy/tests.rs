@@ -153,7 +153,8 @@ fn samples() -> Vec<Policy> {
 /// Things to ask of a policy.
 fn questions() -> Vec<Access> {
     let mut out = Vec::new();
-    for path in ["/usr/bin/x", "/srv/a/b/c/f", "/srv/a/f", "/opt/x", "/etc/passwd", "/work/x", "/tmp/x", "/root/x"] {
+    for path in ["/usr/bin/x", "/srv/a/b/c/f", "/srv/a/f", "/opt/x", "/etc/passwd", "/workspace/x", "/tmp/x", "/root/x"]
+    {
         for verb in ["read", "write", "execute"] {
             out.push(Access::parse(verb, path).unwrap());
         }
@@ -185,8 +186,8 @@ fn merging_only_narrows() {
             for access in questions() {
                 assert_eq!(checker.allows(&access), explain(&merged, &access).allowed, "{access:?}");
                 let (before, after) = (explain(one, &access), explain(&merged, &access));
-                // At a higher level the root is another one: /work and /tmp are there, and are the agent's own.
-                let own = matches!(&access, Access::Read(p) | Access::Write(p) | Access::Execute(p) if Path::new(p).starts_with("/work") || Path::new(p).starts_with("/tmp"));
+                // At a higher level the root is another one: /workspace and /tmp are there, and are the agent's own.
+                let own = matches!(&access, Access::Read(p) | Access::Write(p) | Access::Execute(p) if Path::new(p).starts_with("/workspace") || Path::new(p).starts_with("/tmp"));
                 let own =
                     own || (merged.level() != one.level() && matches!(&access, Access::Read(_) | Access::Bind(_)));
                 assert!(
@@ -227,9 +228,12 @@ fn what_the_host_lacks_fails_unless_it_is_optional() {
             && said.contains("optional = [\"cgroup-memory\"]"),
         "{said}"
     );
-    let text = "version = 1\noptional = [\"cgroup-memory\", \"cgroup-cpu\", \"cgroup-pids\"]";
+    let text = "version = 1\noptional = [\"cgroup-memory\", \"cgroup-cpu\", \"cgroup-pids\", \"cgroup-freezer\"]";
     let plan = compile(&Policy::from_toml(text).unwrap(), &host).unwrap();
-    assert_eq!(plan.missing.len(), 3);
+    assert_eq!(plan.missing.len(), 4);
+    let without = text.replace(", \"cgroup-freezer\"", "");
+    let said = compile(&Policy::from_toml(&without).unwrap(), &host).unwrap_err().to_string();
+    assert!(said.contains("could not be paused") && said.contains("cgroup-freezer"), "{said}");
     assert!(plan.cgroup.controllers().is_empty());
     host.landlock = 2;
     let said = compile(&Policy::from_toml(text).unwrap(), &host).unwrap_err().to_string();

@@ -187,6 +187,30 @@ impl Rules {
     }
 }
 
+impl Rules {
+    /// For a seed, which agents are forked from: what no policy may allow is denied, but entering namespaces, for which its
+    /// children have a use, and it no right. Not noted: a process has one note-taker, and its children have theirs.
+    pub fn seed() -> Self {
+        let denied = Action::Fail(libc::EPERM as u16);
+        let options = Options { internet: true, ..Options::default() };
+        let mut rules = Self::default();
+        for (name, number) in calls::CALLS {
+            let rule = match (*name, standing(name)) {
+                ("setns", _) => Rule::always(Action::Allow),
+                ("clone3", _) => Rule::always(Action::Fail(libc::ENOSYS as u16)),
+                ("clone" | "unshare" | "ioctl" | "personality", _) => {
+                    conditional(name, &options, denied).unwrap_or(Rule::always(denied))
+                }
+                ("ptrace" | "process_vm_readv" | "process_vm_writev" | "pidfd_getfd", _) => Rule::always(denied),
+                (_, Standing::Never(_)) => Rule::always(denied),
+                _ => Rule::always(Action::Allow),
+            };
+            rules.calls.insert(*number, rule);
+        }
+        rules
+    }
+}
+
 fn unless(tests: Vec<Vec<Test>>, denied: Action) -> Rule {
     Rule { clauses: tests.into_iter().map(|tests| (tests, denied)).collect(), otherwise: Action::Allow }
 }

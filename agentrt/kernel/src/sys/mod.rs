@@ -133,6 +133,12 @@ pub fn openat2(dir: RawFd, path: &CStr, flags: i32, mode: u32, resolve: u64) -> 
     }
 }
 
+/// Whether this process, with its effective ids, may write to `path`.
+pub fn may_write(path: &CStr) -> bool {
+    // SAFETY: `path` is a C string that lives during the call.
+    check(unsafe { libc::syscall(libc::SYS_faccessat2, HERE, path.as_ptr(), libc::W_OK, libc::AT_EACCESS) }).is_ok()
+}
+
 /// `openat`, with `O_CLOEXEC`.
 pub fn openat(dir: RawFd, path: &CStr, flags: i32, mode: u32) -> Result<OwnedFd> {
     // SAFETY: `path` is a C string that lives during the call.

@@ -42,7 +42,7 @@ fn every_level(ground: &Ground) {
         assert!(status.contains(line), "{line}");
     }
     assert_eq!(
-        ground.shell("", "cat /etc/machine-id; hostname; ls /work; ls -A /tmp").text,
+        ground.shell("", "cat /etc/machine-id; hostname; ls /workspace; ls -A /tmp").text,
         "0123456789abcdef0123456789abcdef\ninside"
     );
 }
@@ -172,16 +172,16 @@ fn workspace(ground: &Ground) {
         started.wait().unwrap();
         said
     };
-    run("echo one > /work/kept; mkdir /work/d; echo two > /work/d/e; ln -s /etc/passwd /work/link");
-    assert_eq!(run("cat /work/kept /work/d/e"), "one\ntwo");
+    run("echo one > /workspace/kept; mkdir /workspace/d; echo two > /workspace/d/e; ln -s /etc/passwd /workspace/link");
+    assert_eq!(run("cat /workspace/kept /workspace/d/e"), "one\ntwo");
     let limits = agent_kernel::archive::Limits::default();
     let mut out = Vec::new();
-    let copied = agent_kernel::copy::copy_out(workspace.top(), Path::new("work"), &mut out, &limits).unwrap();
+    let copied = agent_kernel::copy::copy_out(workspace.top(), Path::new("workspace"), &mut out, &limits).unwrap();
     assert_eq!(copied.entries, 4);
     agent_kernel::copy::copy_in(workspace.top(), workspace.owner(), Path::new("work/again"), &out[..], &limits)
         .unwrap();
     assert_eq!(
-        run("cat /work/again/kept; stat -c %u /work/again/d/e; rm -r /work/again && echo mine"),
+        run("cat /workspace/again/kept; stat -c %u /workspace/again/d/e; rm -r /workspace/again && echo mine"),
         "one\n1000\nmine"
     );
     // Through a running agent, by a launcher that does not hold the workspace.
@@ -193,10 +193,10 @@ fn workspace(ground: &Ground) {
     agent_kernel::copy::snapshot(reached.as_fd(), &mut saved).unwrap();
     sys::pidfd_kill(agent.pidfd.as_raw_fd(), libc::SIGKILL).unwrap();
     agent.wait().unwrap();
-    run("rm -r /work/*; echo other > /work/other");
-    let place = sys::openat(workspace.top().as_raw_fd(), c"work", libc::O_RDONLY, 0).unwrap();
+    run("rm -r /workspace/*; echo other > /workspace/other");
+    let place = sys::openat(workspace.top().as_raw_fd(), c"workspace", libc::O_RDONLY, 0).unwrap();
     agent_kernel::copy::restore(place.as_fd(), workspace.owner(), &saved[..]).unwrap();
-    assert_eq!(run("cat /work/kept; ls /work"), "one\nd\nkept\nlink");
+    assert_eq!(run("cat /workspace/kept; ls /workspace"), "one\nd\nkept\nlink");
 }
 
 fn resize(ground: &Ground) {
@@ -204,7 +204,7 @@ fn resize(ground: &Ground) {
     let workspace = Workspace::create(&plan, &ground.identity).unwrap();
     let prepared = ground.prepare(&plan);
     let fill = || {
-        let line = "dd if=/dev/zero of=/work/big bs=65536 count=40 2>/dev/null";
+        let line = "dd if=/dev/zero of=/workspace/big bs=65536 count=40 2>/dev/null";
         let mut start = Launch::new(&prepared, &ground.identity, &["sh", "-c", line]);
         start.workspace = Some(&workspace);
         launch(start).unwrap().wait().unwrap()
@@ -317,7 +317,7 @@ fn unrecorded(ground: &Ground) {
 fn overlay(ground: &Ground) {
     // Root of its own namespace owns the files of its root.
     let policy = "[identity]\nuid = 0\ngid = 0\n[workspace]\nkind = \"overlay\"\nsize = \"8MiB\"";
-    let line = "touch /usr/mine && ls /usr/mine /usr/bin/env; echo more >> /usr/lib/os-release && tail -n 1 /usr/lib/os-release; rm /usr/bin/env && ls /usr/bin/env; touch /work/x && echo ok";
+    let line = "touch /usr/mine && ls /usr/mine /usr/bin/env; echo more >> /usr/lib/os-release && tail -n 1 /usr/lib/os-release; rm /usr/bin/env && ls /usr/bin/env; touch /workspace/x && echo ok";
     let ended = ground.shell(policy, line);
     assert!(ended.text.starts_with("/usr/bin/env\n/usr/mine\nmore\n") && ended.text.ends_with("ok"), "{}", ended.text);
     assert!(ended.text.contains("cannot access '/usr/bin/env'"), "{}", ended.text);
@@ -380,7 +380,7 @@ fn explained(ground: &Ground) {
     let tries = [
         ("read", "/usr/bin/env", "cat /usr/bin/env"),
         ("write", "/usr/bin/env", "echo x >> /usr/bin/env"),
-        ("write", "/work/x", "echo x > /work/x"),
+        ("write", "/workspace/x", "echo x > /workspace/x"),
         ("write", "/etc/x", "echo x > /etc/x"),
         ("read", "/root/x", "ls /root"),
         ("execute", "/etc/passwd", "/etc/passwd"),

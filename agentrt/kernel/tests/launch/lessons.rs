@@ -80,14 +80,14 @@ fn links_in_the_root(ground: &Ground) {
     let (root, victim) = (top.join("root"), top.join("victim"));
     fs::create_dir_all(&root).unwrap();
     fs::create_dir_all(&victim).unwrap();
-    for name in ["proc", "dev", "tmp", "run", "work", "srv"] {
+    for name in ["proc", "dev", "tmp", "run", "workspace", "srv"] {
         symlink(&victim, root.join(name)).unwrap();
     }
     symlink("/usr/bin", root.join("bin")).unwrap();
     symlink("/usr/lib", root.join("lib")).unwrap();
     symlink("/usr/lib64", root.join("lib64")).unwrap();
     let policy = |more: &str| format!("level = \"L2\"\n[root]\ndirectory = {root:?}\n{more}");
-    // /work is a link in the root, and the workspace is to be there: refused, and nothing is made at its end.
+    // /workspace is a link in the root, and the workspace is to be there: refused, and nothing is made at its end.
     let said = ground.run(&policy(""), &["true"], |_| ()).err().map(|error| error.to_string());
     assert!(said.is_some_and(|said| said.starts_with("root:") || said.starts_with("workspace:")));
     let data = std::path::PathBuf::from(format!("/srv/gpve-lesson-{}", std::process::id()));
@@ -163,8 +163,8 @@ fn not_yet(ground: &Ground) {
 fn uid_zero(ground: &Ground) {
     for level in ["L2", "L3"] {
         let policy = format!("level = {level:?}\n[identity]\nuid = 0\ngid = 0");
-        let ended =
-            ground.shell(&policy, "id -u; cat /proc/self/uid_map; cat /proc/sys/kernel/core_pattern; touch /work/f");
+        let ended = ground
+            .shell(&policy, "id -u; cat /proc/self/uid_map; cat /proc/sys/kernel/core_pattern; touch /workspace/f");
         assert!(ended.text.starts_with("0\n") && ended.text.contains("700000"), "{}", ended.text);
     }
     let said = Policy::from_toml("version = 1\nlevel = \"L1\"\n[identity]\nuid = 0")

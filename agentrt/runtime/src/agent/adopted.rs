@@ -3,9 +3,11 @@
 use super::{Agent, Await};
 use crate::clock;
 use crate::process;
+use crate::spawner::protocol::{Answer, Ask};
 use crate::state::{Exit, Reason, State};
 use crate::store::record::RequestNote;
 use crate::store::requests::Outcome;
+use std::os::fd::AsFd;
 
 impl Agent {
     /// Takes the agent up in the state that its record tells, as far as the kernel agrees.
@@ -22,6 +24,7 @@ impl Agent {
         }
         // A policy that does not compile here any more does not end what runs under it; only its next start fails.
         let _ = self.load_plan();
+        self.take_up_workspace().await;
         if self.record.boot_id != clock::boot_id() {
             return self.after_boot();
         }
@@ -94,6 +97,23 @@ impl Agent {
         }
     }
 
+    /// The socket of the egress proxy was the daemon's before, and is gone with it: another one in its place.
+    async fn take_up_egress(&mut self) {
+        if self.plan.as_ref().is_none_or(|(_, plan)| plan.egress.is_empty()) {
+            return;
+        }
+        let pidfd = self.run.as_ref().and_then(|run| run.pidfd.as_ref());
+        let Some(pidfd) = pidfd.and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3).ok()) else { return };
+        let made = match self.spawner().call(Ask::Socket, vec![pidfd], None).await {
+            Ok((Answer::Descriptor, mut fds)) if fds.len() == 1 => crate::egress::listen(fds.remove(0)),
+            _ => Err(std::io::Error::other("the spawner gave no socket")),
+        };
+        match made {
+            Ok(listener) => self.serve_egress(listener).await,
+            Err(e) => eprintln!("agent {}: its egress proxy cannot be had again: {e}", self.record.id),
+        }
+    }
+
     /// There was a run. If its init lives it is taken up, else its end is learnt from what init recorded.
     async fn take_up_run(&mut self) {
         let found = self.record.process.as_ref().and_then(process::find);
@@ -115,6 +135,7 @@ impl Agent {
             // The daemon may have died between freezing and saying so.
             let _ = super::blocking(move || cgroup.thaw()).await;
         }
+        self.take_up_egress().await;
         self.commit(self.record.state, "adopted", "", None, Vec::new());
     }
 }

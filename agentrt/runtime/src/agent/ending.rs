@@ -150,10 +150,9 @@ impl Agent {
             self.end_remains().await;
         }
         self.remove_cgroup().await;
-        let spawner = self.context.spawner_of(&self.record.id);
-        let _ = spawner
-            .call(crate::spawner::protocol::Ask::Forget { agent: self.record.id.clone() }, Vec::new(), None)
-            .await;
+        self.context.egress.forget(&self.record.id).await;
+        let ask = crate::spawner::protocol::Ask::Forget { agent: self.sandbox_name().to_owned() };
+        let _ = self.spawner().call(ask, Vec::new(), None).await;
         let outcome = self.done();
         self.record.open.clear();
         let notes = self.notes_of(Await::Deleted, &outcome);
@@ -166,7 +165,7 @@ impl Agent {
         if let Ok(Err(e)) = gone.await {
             eprintln!("agent {}: its directory cannot be removed: {e}", self.record.id);
         }
-        self.context.forget(&self.record.id, self.record.uid_slot);
+        self.context.forget(&self.record);
         for what in [Await::Running, Await::Ended] {
             let fault =
                 Outcome::Failed(crate::fault::aborted(format!("agent {} was deleted meanwhile", self.record.id)));

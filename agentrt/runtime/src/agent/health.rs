@@ -177,12 +177,10 @@ impl Agent {
             due.push((watch.kind, watch.check.clone(), input));
         }
         for (kind, check, input) in due {
-            let (shared, context, run) = (self.shared.clone(), self.context.clone(), self.record.run);
+            let (shared, run) = (self.shared.clone(), self.record.run);
             let pidfd = self.run.as_ref().and_then(|r| r.pidfd.as_ref()).and_then(|p| p.get_ref().try_clone().ok());
             let target = probe::Target {
-                context,
                 shared: shared.clone(),
-                process: self.record.process.clone(),
                 pidfd,
                 cgroup: self
                     .run
@@ -191,9 +189,8 @@ impl Agent {
                     .and_then(|c| serde_json::to_vec(c).ok())
                     .unwrap_or_default(),
                 plan: self.plan.as_ref().map(|(text, _)| text.clone()),
-                hostname: self.hostname(),
-                machine_id: self.machine_id(),
-                uid_slot: self.record.uid_slot,
+                who: self.who(),
+                spawner: self.spawner().clone(),
                 run,
                 ran_ms: since_start,
             };

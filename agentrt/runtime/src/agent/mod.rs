@@ -1,6 +1,7 @@
 //! One agent: a task that owns its record. All that happens to the agent happens here, one thing after the other.
 
 mod adopted;
+mod claimed;
 mod ending;
 pub mod health;
 mod run;
@@ -10,7 +11,8 @@ mod workspace;
 
 use crate::context::Context;
 use crate::fault::{Fault, internal};
-use crate::spawner::client::PlanText;
+use crate::spawner::client::{PlanText, Spawner};
+use crate::spawner::protocol::Who;
 use crate::spec::Settings;
 use crate::state::{Exit, State};
 use crate::store::record::{Event, Record, RequestNote};
@@ -73,9 +75,13 @@ pub struct Grant {
     pub pidfd: OwnedFd,
     pub plan: Arc<PlanText>,
     pub cgroup: Vec<u8>,
-    pub hostname: String,
-    pub machine_id: String,
-    pub uid_slot: u32,
+    pub who: Who,
+    /// That can enter the agent's sandbox.
+    pub spawner: Spawner,
+    /// The agent's own environment.
+    pub env: Vec<(String, String)>,
+    /// User and group id, outside, of the agent.
+    pub owner: (u32, u32),
     pub run: u64,
     _session: Session,
 }
@@ -159,6 +165,8 @@ pub struct Agent {
     /// Requests that end with a later change: a Stop waits for the end of the last process.
     pub(super) waiting: Vec<(Ticket, Await)>,
     pub(super) plan: Option<(Arc<PlanText>, Arc<Plan>)>,
+    /// The top of its workspace, held here too: so that it outlives the spawner that made it.
+    pub(super) workspace: Option<OwnedFd>,
 }
 
 /// What a request waits for.
@@ -172,7 +180,7 @@ pub enum Await {
 impl Agent {
     pub fn new(context: Arc<Context>, shared: Arc<Shared>) -> Agent {
         let record = shared.record();
-        Agent { context, shared, record, run: None, waiting: Vec::new(), plan: None }
+        Agent { context, shared, record, run: None, waiting: Vec::new(), plan: None, workspace: None }
     }
 
     /// The task. Ends when the agent is deleted.

@@ -2,8 +2,9 @@
 
 use super::{Agent, Await, Grant, Run, blocking, health, timers};
 use crate::fault::{Fault, precondition};
-use crate::spawner::client::{CallError, PlanText};
-use crate::spawner::protocol::{Answer, Ask, LaunchAsk};
+use crate::spawner::client::{CallError, PlanText, Spawner};
+use crate::spawner::launch::{FIRST_ID, IDS, MOST_SLOTS};
+use crate::spawner::protocol::{Answer, Ask, Kind, LaunchAsk, Program, Who};
 use crate::state::{Exit, Reason, State};
 use crate::store::record::Process;
 use crate::store::requests::{Outcome, Ticket, fingerprint};
@@ -107,7 +108,7 @@ impl Agent {
     }
 
     async fn ask_to_launch(
-        &self,
+        &mut self,
         plan: Arc<PlanText>,
         cgroup: Option<&Handle>,
     ) -> Result<(Process, OwnedFd, Vec<String>), CallError> {
@@ -115,24 +116,34 @@ impl Agent {
         let ask = LaunchAsk {
             agent: self.record.id.clone(),
             dir: self.shared.dir.to_string_lossy().into_owned(),
-            plan: plan.key,
             run: self.record.run,
-            argv: spec.argv.clone(),
-            env: spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            cwd: spec.cwd.clone(),
-            hostname: self.hostname(),
-            machine_id: self.machine_id(),
-            uid_slot: self.record.uid_slot,
-            cgroup: cgroup.and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
+            program: Program {
+                plan: plan.key,
+                who: self.who(),
+                cgroup: cgroup.and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
+                argv: spec.argv.clone(),
+                env: self.environment(),
+                cwd: spec.cwd.clone(),
+            },
             log_bytes: self.shared.settings.log_bytes,
             log_rate: self.shared.settings.log_rate,
             stdin: spec.stdin,
             heartbeat: self.shared.settings.heartbeat,
+            kind: Kind::Agent,
         };
-        let spawner = self.context.spawner_of(&self.record.id);
-        match spawner.call(Ask::Launch(Box::new(ask)), Vec::new(), Some(plan)).await? {
-            (Answer::Launched { pid, start_ticks, enforced }, mut fds) if fds.len() == 1 => {
-                Ok((Process { pid, start_ticks, boot_id: clock::boot_id().to_owned() }, fds.remove(0), enforced))
+        let spawner = self.spawner().clone();
+        let workspace = self.workspace.as_ref().and_then(|top| top.try_clone().ok());
+        match spawner.call(Ask::Launch(Box::new(ask)), workspace.into_iter().collect(), Some(plan)).await? {
+            (Answer::Launched { pid, start_ticks, enforced, beside: [workspace, egress, _] }, fds) => {
+                let mut fds = fds.into_iter();
+                let Some(pidfd) = fds.next() else {
+                    return Err(CallError::Refused("the spawner gave no descriptor of the process".into()));
+                };
+                self.workspace = if workspace { fds.next() } else { None };
+                if let Some(listener) = if egress { fds.next() } else { None } {
+                    self.serve_egress(listener).await;
+                }
+                Ok((Process { pid, start_ticks, boot_id: clock::boot_id().to_owned() }, pidfd, enforced))
             }
             _ => Err(CallError::Refused("the spawner answered something else than was asked".into())),
         }
@@ -180,26 +191,33 @@ impl Agent {
     }
 
     pub(super) fn cgroup_name(&self) -> PathBuf {
-        self.context.cgroup_parent.join(&self.record.id)
+        self.context.cgroup_parent.join(self.sandbox_name())
+    }
+
+    /// What its cgroup and its workspace are called: as the agent, or as the instance that it was.
+    pub(super) fn sandbox_name(&self) -> &str {
+        self.record.instance.as_ref().map_or(&self.record.id, |instance| &instance.name)
+    }
+
+    /// The spawner that holds its workspace.
+    pub(super) fn spawner(&self) -> &Spawner {
+        self.context.spawner_of(self.record.instance.as_ref().map_or(&self.record.id, |instance| &instance.template))
     }
 
     /// The plan's cgroup values, narrowed by the limits in force.
     pub(super) fn values(&self, plan: &agent_kernel::plan::Plan) -> agent_kernel::cgroup::Values {
-        let limits = &self.record.limits;
-        let mut values = plan.cgroup.clone();
-        if limits.memory_bytes > 0 {
-            values.memory = Some(limits.memory_bytes);
-        }
-        if limits.cpu_milli > 0 {
-            values.cpus = Some(f64::from(limits.cpu_milli) / 1000.0);
-        }
-        if limits.pids > 0 {
-            values.processes = Some(u64::from(limits.pids));
-        }
-        values
+        self.record.limits.narrowed(&plan.cgroup)
     }
 
-    pub(super) fn hostname(&self) -> String {
+    pub(super) fn who(&self) -> Who {
+        let (first_id, ids) = match &self.record.instance {
+            Some(instance) => (instance.first_id, instance.ids),
+            None => (FIRST_ID + self.record.uid_slot % MOST_SLOTS * IDS, IDS),
+        };
+        Who { hostname: self.hostname(), machine_id: self.machine_id(), first_id, ids }
+    }
+
+    fn hostname(&self) -> String {
         // An id may have '_', a host name may not.
         if self.shared.spec.hostname.is_empty() {
             self.record.id.replace('_', "-")
@@ -209,7 +227,7 @@ impl Agent {
     }
 
     /// The same for all runs of the agent, and of no other agent.
-    pub(super) fn machine_id(&self) -> String {
+    fn machine_id(&self) -> String {
         let of =
             |salt: &str| fingerprint(format!("{salt} {} {}", self.record.id, self.record.created_unix_ms).as_bytes());
         format!("{:016x}{:016x}", of("a"), of("b"))
@@ -231,11 +249,28 @@ impl Agent {
         self.end_waiting(Await::Running, &outcome);
     }
 
+    /// What its program finds in its environment: what it was given, and where the egress proxy is.
+    pub(super) fn environment(&self) -> Vec<(String, String)> {
+        let given = self.shared.spec.env.iter().map(|(k, v)| (k.clone(), v.clone()));
+        let egress = self.plan.as_ref().is_some_and(|(_, plan)| !plan.egress.is_empty());
+        let usual = if egress { crate::egress::environment() } else { Vec::new() };
+        usual.into_iter().filter(|(name, _)| !self.shared.spec.env.contains_key(name)).chain(given).collect()
+    }
+
+    /// Lets the proxy serve what connects to a socket in the agent's network.
+    pub(super) async fn serve_egress(&self, listener: OwnedFd) {
+        let Some((_, plan)) = &self.plan else { return };
+        let rules = plan.egress.iter().cloned().collect();
+        if let Err(e) = self.context.egress.serve(&self.record.id, rules, listener).await {
+            eprintln!("agent {}: the egress proxy does not serve it: {e}", self.record.id);
+        }
+    }
+
     /// The compiled policy, shared with all agents of the same policy and limits.
     pub(super) fn load_plan(&mut self) -> Result<(Arc<PlanText>, Arc<agent_kernel::plan::Plan>), Fault> {
         let (text, plan) = match &self.plan {
             Some((text, plan)) => (text.clone(), plan.clone()),
-            None => self.context.plans.compile(&self.shared.spec, &self.context.host)?,
+            None => self.context.plans.compile(&self.shared.spec.policy, &self.context.host)?,
         };
         self.plan = Some((text.clone(), plan.clone()));
         Ok((text, plan))
@@ -252,7 +287,7 @@ impl Agent {
             State::Paused => return Err(precondition(format!("agent {id} is paused by request; resume it first"))),
             state => return Err(precondition(format!("agent {id} is {}; nothing runs in it", state.name()))),
         }
-        let (plan, _) = self.load_plan()?;
+        let (plan, compiled) = self.load_plan()?;
         let (Some(run), Some(process)) = (&self.run, &self.record.process) else {
             return Err(precondition(format!("agent {} has just ended", self.record.id)));
         };
@@ -263,9 +298,13 @@ impl Agent {
             pidfd,
             plan,
             cgroup: run.cgroup.as_ref().and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
-            hostname: self.hostname(),
-            machine_id: self.machine_id(),
-            uid_slot: self.record.uid_slot,
+            owner: {
+                let identity = crate::spawner::launch::identity(&self.who());
+                (identity.outside(compiled.uid), identity.outside(compiled.gid))
+            },
+            who: self.who(),
+            spawner: self.spawner().clone(),
+            env: self.environment(),
             run: self.record.run,
             _session: self.shared.enter(),
         })

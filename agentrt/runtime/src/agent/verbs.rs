@@ -13,6 +13,9 @@ impl Agent {
         let refuse = |why: &str| precondition(format!("agent {} {why}", self.record.id));
         match (verb, state) {
             (_, State::Deleting) => ticket.end(Outcome::Failed(refuse("is being deleted"))),
+            (Verb::Start, _) if self.record.instance.is_some() => {
+                ticket.end(Outcome::Failed(refuse("was claimed from a template; claim another one instead")));
+            }
             (Verb::Start, State::Created | State::Exited | State::Backoff | State::CrashLoop) => {
                 self.start(Some(ticket)).await
             }

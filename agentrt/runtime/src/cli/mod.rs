@@ -2,11 +2,14 @@
 
 mod act;
 mod client;
+mod forward;
 mod image;
 mod policy;
 mod run;
+mod screen;
 mod serve;
 mod show;
+mod template;
 
 use clap::{Parser, Subcommand};
 use client::Client;
@@ -35,6 +38,8 @@ enum Command {
     /// Serve this host's agents
     #[command(after_help = "Example:\n  gpve-agentrt daemon --root /var/lib/gpve-agentrt --allow-user 1000")]
     Daemon(serve::Daemon),
+    #[command(hide = true)]
+    EgressProxy(serve::EgressProxy),
     /// Create an agent, start it, and follow its output
     #[command(
         after_help = "Example:\n  gpve-agentrt run --policy agent.toml --memory 256M --restart on-failure -d -- /usr/bin/python3 agent.py"
@@ -53,8 +58,13 @@ enum Command {
     #[command(after_help = "Example:\n  gpve-agentrt events --follow --after 120 --json")]
     Events(show::Events),
     /// Run one more program in a running agent
-    #[command(after_help = "Example:\n  gpve-agentrt exec -i my-agent -- /bin/sh -c 'cat > note'")]
+    #[command(
+        after_help = "Example:\n  gpve-agentrt exec -it my-agent -- /bin/sh\n  gpve-agentrt exec -i my-agent -- /bin/sh -c 'cat > note'"
+    )]
     Exec(run::Exec),
+    /// Listen on a port of this host that leads to one of an agent
+    #[command(after_help = "Example:\n  gpve-agentrt forward my-agent 8000 --listen 127.0.0.1:8000")]
+    Forward(forward::Forward),
     /// Start an agent that was created or has ended
     #[command(after_help = "Example:\n  gpve-agentrt start my-agent")]
     Start(act::Ids),
@@ -73,6 +83,12 @@ enum Command {
     /// Let paused agents go on
     #[command(after_help = "Example:\n  gpve-agentrt resume my-agent")]
     Resume(act::Ids),
+    /// Programs that have their imports done, of which agents are made ready to run
+    #[command(subcommand)]
+    Template(template::Template),
+    /// An agent of a template, running at once
+    #[command(after_help = "Example:\n  gpve-agentrt claim search -- -c 'print(\"hello\")'")]
+    Claim(template::Claim),
     /// Images that agents' roots can be made of; needs no daemon
     #[command(subcommand)]
     Image(image::Image),
@@ -85,6 +101,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Daemon(args) => serve::daemon(args, cli.socket),
+        Command::EgressProxy(args) => serve::egress_proxy(args),
         Command::Policy(command) => policy::policy(command),
         Command::Image(command) => image::image(command),
         command => talk(cli.socket, command),
@@ -115,6 +132,7 @@ impl Command {
         match self {
             Command::Run(args) => run::run(&mut client, args).await,
             Command::Exec(args) => run::exec(&mut client, args).await,
+            Command::Forward(args) => forward::forward(&mut client, args).await,
             Command::Ps(args) => show::ps(&mut client, args).await,
             Command::Stats(args) => show::stats(&mut client, args).await,
             Command::Logs(args) => show::logs(&mut client, args).await,
@@ -125,7 +143,11 @@ impl Command {
             Command::Rm(args) => act::rm(&mut client, args).await,
             Command::Pause(args) => act::pause(&mut client, args).await,
             Command::Resume(args) => act::resume(&mut client, args).await,
-            Command::Daemon(_) | Command::Policy(_) | Command::Image(_) => unreachable!("they do not talk to a daemon"),
+            Command::Template(command) => template::template(&mut client, command).await,
+            Command::Claim(args) => template::claim(&mut client, args).await,
+            Command::Daemon(_) | Command::EgressProxy(_) | Command::Policy(_) | Command::Image(_) => {
+                unreachable!("they do not talk to a daemon")
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `run` and `exec`: programs whose output and exit code become ours.
 
 use super::client::{Client, json, said};
+use super::screen;
 use super::show::print_chunk;
 use crate::pb;
 use crate::words;
@@ -74,6 +75,9 @@ pub struct Exec {
     /// Give it our standard input
     #[arg(long, short)]
     interactive: bool,
+    /// Give it a terminal, of the size of ours
+    #[arg(long, short)]
+    tty: bool,
     /// Variable for the program (NAME=VALUE); may be given again
     #[arg(long, short)]
     env: Vec<String>,
@@ -142,6 +146,11 @@ pub async fn run(client: &mut Client, args: Run) -> Done {
         println!("{}", if args.json { json(&started)? } else { id });
         return Ok(ExitCode::SUCCESS);
     }
+    follow_to_the_end(client, id, args.rm).await
+}
+
+/// Shows an agent's output until it has ended, and ends as it did; Ctrl-C stops it.
+pub async fn follow_to_the_end(client: &mut Client, id: String, remove: bool) -> Done {
     let request = pb::LogsRequest { id: id.clone(), follow: true, ..Default::default() };
     let mut stream = client.logs(request).await.map_err(said)?.into_inner();
     let ended = async {
@@ -161,7 +170,7 @@ pub async fn run(client: &mut Client, args: Run) -> Done {
             .agent
             .unwrap_or_default(),
     };
-    if args.rm {
+    if remove {
         client.delete(pb::DeleteRequest { id, force: true, ..Default::default() }).await.map_err(said)?;
     }
     Ok(code_of(&agent.last_exit.unwrap_or_default()))
@@ -179,17 +188,25 @@ fn code_of(exit: &pb::Exit) -> ExitCode {
 pub async fn exec(client: &mut Client, args: Exec) -> Done {
     use pb::exec_reply::Message as Out;
     use pb::exec_request::Message as In;
+    let size = if args.tty { screen::size() } else { (0, 0) };
     let begin = pb::exec_request::Begin {
         id: args.id,
         argv: args.argv,
         env: pairs("env", &args.env)?,
         stdin: args.interactive,
         timeout_ms: args.timeout_ms,
+        tty: args.tty,
+        rows: size.0,
+        cols: size.1,
         ..Default::default()
     };
     let (tx, rx) = mpsc::channel(8);
     let message = |m| pb::ExecRequest { message: Some(m) };
     tx.send(message(In::Begin(begin))).await.map_err(|e| e.to_string())?;
+    let _raw = (args.tty && args.interactive).then(screen::Raw::enter);
+    if args.tty {
+        tokio::spawn(screen::follow(tx.clone()));
+    }
     if args.interactive {
         let tx = tx.clone();
         std::thread::spawn(move || {

@@ -1,6 +1,7 @@
 //! `gpve-agentrt daemon`.
 
 use crate::daemon;
+use crate::egress::proxy::{self, Limits};
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,18 +17,43 @@ pub struct Daemon {
     /// How many spawners; 0: one per CPU, at most 4. An agent belongs to one of them: change it only when none runs
     #[arg(long, default_value_t = 0)]
     spawners: u32,
+    /// What templates fork by [default: libgpve_agent_seed.so beside this program]
+    #[arg(long)]
+    seed_library: Option<PathBuf>,
+    /// Connections that an agent may have at once through the egress proxy
+    #[arg(long, default_value_t = 64)]
+    egress_connections: usize,
+    /// Bytes a second that an agent may move through the egress proxy, both ways together; 0: no limit
+    #[arg(long, default_value_t = 0)]
+    egress_bytes_per_s: u64,
     /// A user id that is served beside root and the daemon's own; may be given again
     #[arg(long = "allow-user")]
     allow_user: Vec<u32>,
 }
 
 pub fn daemon(args: Daemon, socket: PathBuf) -> Result<ExitCode, String> {
-    let beside = || std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("gpve-spawner")));
-    let spawner = args.spawner.or_else(beside).ok_or("where is gpve-spawner? Give --spawner")?;
+    let beside = |name: &str| std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(name)));
+    let spawner = args.spawner.or_else(|| beside("gpve-spawner")).ok_or("where is gpve-spawner? Give --spawner")?;
+    let seed_library = args.seed_library.or_else(|| beside("libgpve_agent_seed.so")).unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let spawners = if args.spawners == 0 { cpus.min(4) } else { args.spawners };
     // The spawners and the agents' directories are known by this path, from whichever directory the daemon is started.
     let root = std::path::absolute(&args.root).map_err(|e| format!("{}: {e}", args.root.display()))?;
-    daemon::run(daemon::Options { root, socket, spawner, spawners, allowed: args.allow_user })?;
+    let egress = Limits { connections: args.egress_connections.max(1), bytes_per_s: args.egress_bytes_per_s };
+    daemon::run(daemon::Options { egress, root, socket, spawner, spawners, allowed: args.allow_user, seed_library })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Started by the daemon, which speaks on descriptor 3.
+#[derive(Args)]
+pub struct EgressProxy {
+    #[arg(long)]
+    connections: usize,
+    #[arg(long)]
+    bytes_per_s: u64,
+}
+
+pub fn egress_proxy(args: EgressProxy) -> Result<ExitCode, String> {
+    proxy::run(Limits { connections: args.connections, bytes_per_s: args.bytes_per_s })?;
     Ok(ExitCode::SUCCESS)
 }

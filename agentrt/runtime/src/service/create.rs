@@ -33,13 +33,18 @@ async fn try_create(
     let id = if request.id.is_empty() { random::id() } else { request.id };
     spec::check_id(&id)?;
     let settings = spec::settings(&spec)?;
-    let (_, plan) = context.plans.compile(&spec, &context.host)?;
+    let (_, plan) = context.plans.compile(&spec.policy, &context.host)?;
     if plan.level == Level::L1 {
         return Err(invalid(
             "policy: level: L1 has no sandbox that could be stopped, paused or entered; the runtime runs L2 and L3",
         ));
     }
     image_of(&images(&context.root), &plan).map_err(|e| precondition(format!("policy: {e}")))?;
+    if let Some(place) = settings.check_that_enters().filter(|_| !context.host.root) {
+        return Err(precondition(format!(
+            "{place}: only a daemon that is root can enter sandboxes; use a heartbeat or progress"
+        )));
+    }
     let limits = super::checked_limits(spec.limits, &plan)?;
     reserve(context, &id)?;
     let slot = context.take_slot();
@@ -70,7 +75,7 @@ async fn try_create(
 }
 
 /// Two Creates of one id: one wins, before anything is made.
-fn reserve(context: &Context, id: &str) -> Result<(), Fault> {
+pub(super) fn reserve(context: &Context, id: &str) -> Result<(), Fault> {
     let mut taken = context.taken();
     if context.agents().contains_key(id) || !taken.0.insert(id.to_owned()) {
         return Err(exists(format!("there is an agent {id} already")));

@@ -5,11 +5,13 @@ use super::{Replies, view};
 use crate::agent::Command;
 use crate::context::Context;
 use crate::exec::{Child, ExecPlan, spawn};
-use crate::fault::{Fault, invalid};
+use crate::fault::{Fault, invalid, precondition};
 use crate::pb;
 use crate::pb::exec_reply::Message as Out;
 use crate::pb::exec_request::{Begin, Message as In};
+use crate::spawner::protocol::Program;
 use crate::store::requests::{Begun, Outcome, Ticket, ended, fingerprint};
+use crate::terminal::Terminal;
 use prost::Message;
 use rustix::process::Signal;
 use std::os::fd::OwnedFd;
@@ -66,33 +68,53 @@ fn check(begin: &Begin) -> Result<(), Fault> {
     if let Some(bad) = begin.argv.iter().chain(begin.env.keys()).chain(begin.env.values()).find(|t| t.contains('\0')) {
         return Err(invalid(format!("{bad:?} contains a NUL byte, which no program can be given")));
     }
-    if begin.tty {
-        return Err(invalid("tty: terminals are not offered yet; leave it out"));
-    }
     Ok(())
 }
 
 struct Run {
     child: Child,
-    stdin: Option<pipe::Sender>,
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
+    streams: Streams,
     timeout: Option<Duration>,
     grant: crate::agent::Grant,
 }
 
+/// Our sides of what the program reads and writes.
+enum Streams {
+    Pipes { stdin: Option<pipe::Sender>, stdout: pipe::Receiver, stderr: pipe::Receiver },
+    Terminal(Arc<Terminal>),
+}
+
+impl Streams {
+    /// Ours, and those of the program: standard input, output and error.
+    fn open(begin: &Begin, grant: &crate::agent::Grant) -> std::io::Result<(Streams, [OwnedFd; 3])> {
+        if begin.tty {
+            let (ours, theirs) = Terminal::open(grant.pid, grant.owner)?;
+            ours.resize(begin.rows, begin.cols);
+            return Ok((Streams::Terminal(Arc::new(ours)), [theirs.try_clone()?, theirs.try_clone()?, theirs]));
+        }
+        let (stdin, stdin_read) = if begin.stdin {
+            let (tx, rx) = pipe::pipe()?;
+            (Some(tx), rx.into_blocking_fd()?)
+        } else {
+            (None, OwnedFd::from(std::fs::File::open("/dev/null")?))
+        };
+        let (stdout_write, stdout) = pipe::pipe()?;
+        let (stderr_write, stderr) = pipe::pipe()?;
+        let theirs = [stdin_read, stdout_write.into_blocking_fd()?, stderr_write.into_blocking_fd()?];
+        Ok((Streams::Pipes { stdin, stdout, stderr }, theirs))
+    }
+}
+
 async fn begin_run(context: &Arc<Context>, begin: &Begin, ticket: &Ticket) -> Result<Run, Fault> {
     let agent = context.agent(&begin.id)?;
+    if !context.host.root {
+        // Init hides its memory, and with it, from all but root, the way into its namespaces.
+        return Err(precondition(format!("agent {}: only a daemon that is root can enter sandboxes", agent.id)));
+    }
     let grant = enter(&agent).await?;
-    let io = |e: std::io::Error| crate::fault::failed_in(&agent.id, &format!("a pipe: {e}"));
-    let (stdin, stdin_read) = if begin.stdin {
-        let (tx, rx) = pipe::pipe().map_err(io)?;
-        (Some(tx), rx.into_blocking_fd().map_err(io)?)
-    } else {
-        (None, OwnedFd::from(std::fs::File::open("/dev/null").map_err(io)?))
-    };
-    let (stdout_write, stdout) = pipe::pipe().map_err(io)?;
-    let (stderr_write, stderr) = pipe::pipe().map_err(io)?;
+    let what = if begin.tty { "a terminal" } else { "a pipe" };
+    let io = |e: std::io::Error| crate::fault::failed_in(&agent.id, &format!("{what} cannot be made: {e}"));
+    let (streams, stdio) = Streams::open(begin, &grant).map_err(io)?;
     // Written down before it runs: a daemon that dies now must not run it again.
     if let Some(note) = ticket.note(None) {
         context
@@ -100,27 +122,22 @@ async fn begin_run(context: &Arc<Context>, begin: &Begin, ticket: &Ticket) -> Re
             .append_request(&note)
             .map_err(|e| crate::fault::internal(format!("the journal cannot be written: {e}")))?;
     }
-    let mut env = agent.spec.env.clone();
+    let mut env: std::collections::BTreeMap<_, _> = grant.env.iter().cloned().collect();
     env.extend(begin.env.clone());
-    let plan = ExecPlan {
-        plan: grant.plan.clone(),
-        pid: grant.pid,
-        pidfd: grant.pidfd.try_clone().map_err(io)?,
+    let program = Program {
+        plan: grant.plan.key,
+        who: grant.who.clone(),
+        cgroup: grant.cgroup.clone(),
         argv: begin.argv.clone(),
         env: env.into_iter().collect(),
         cwd: if begin.cwd.is_empty() { agent.spec.cwd.clone() } else { begin.cwd.clone() },
-        hostname: grant.hostname.clone(),
-        machine_id: grant.machine_id.clone(),
-        uid_slot: grant.uid_slot,
-        cgroup: grant.cgroup.clone(),
-        tty: begin.tty,
     };
-    let stdio =
-        [stdin_read, stdout_write.into_blocking_fd().map_err(io)?, stderr_write.into_blocking_fd().map_err(io)?];
-    let child = spawn(context, &agent.id, plan, stdio).await?;
+    let pidfd = grant.pidfd.try_clone().map_err(io)?;
+    let plan = ExecPlan { plan: grant.plan.clone(), pidfd, program, tty: begin.tty };
+    let child = spawn(&grant.spawner, &agent.id, plan, stdio).await?;
     let _ = agent.send(Command::Note { kind: "exec", detail: begin.argv.join(" ") }).await;
     let timeout = (begin.timeout_ms > 0).then(|| Duration::from_millis(begin.timeout_ms));
-    Ok(Run { child, stdin, stdout, stderr, timeout, grant })
+    Ok(Run { child, streams, timeout, grant })
 }
 
 /// Carries streams until the program has ended. A caller who hangs up takes the program with him.
@@ -131,12 +148,21 @@ async fn carry(
     input: Streaming<pb::ExecRequest>,
     tx: mpsc::Sender<Reply>,
 ) {
-    let Run { child, stdin, stdout, stderr, timeout, grant } = run;
+    let Run { child, streams, timeout, grant } = run;
     let child = Arc::new(child);
     let _ = tx.send(Ok(pb::ExecReply { message: Some(Out::Started(child.pid)) })).await;
-    let feeding = tokio::spawn(feed(child.clone(), stdin, input));
-    let out = tokio::spawn(pump(stdout, tx.clone(), Out::Stdout));
-    let err = tokio::spawn(pump(stderr, tx.clone(), Out::Stderr));
+    let (feeding, pumping) = match streams {
+        Streams::Pipes { stdin, stdout, stderr } => {
+            let out = pump(stdout, tx.clone(), Out::Stdout);
+            let err = pump(stderr, tx.clone(), Out::Stderr);
+            let both = async { (tokio::join!(out, err), ()).1 };
+            (tokio::spawn(feed(child.clone(), stdin, input)), tokio::spawn(both))
+        }
+        Streams::Terminal(terminal) => {
+            let typing = type_in(child.clone(), terminal.clone(), input);
+            (tokio::spawn(typing), tokio::spawn(show(terminal, tx.clone())))
+        }
+    };
     let deadline = async {
         match timeout {
             Some(limit) => tokio::time::sleep(limit).await,
@@ -159,8 +185,7 @@ async fn carry(
     };
     exit.at_unix_ms = crate::clock::unix_ms();
     feeding.abort();
-    let drained = async { tokio::join!(out, err) };
-    let _ = tokio::time::timeout(Duration::from_millis(DRAIN_MS), drained).await;
+    let _ = tokio::time::timeout(Duration::from_millis(DRAIN_MS), pumping).await;
     let outcome = Outcome::Ran(exit.clone());
     if let Some(note) = ticket.note(Some(outcome.clone()))
         && let Err(e) = context.journal.append_request(&note)
@@ -183,16 +208,51 @@ async fn feed(child: Arc<Child>, mut stdin: Option<pipe::Sender>, mut input: Str
                 }
             }
             Some(In::StdinClosed(_)) => stdin = None,
-            Some(In::Signal(signal)) => {
-                if let Some(signal) = Signal::from_named_raw(signal) {
-                    child.signal(signal);
-                }
-            }
+            Some(In::Signal(signal)) => send(&child, signal),
             Some(In::Begin(_) | In::Window(_)) | None => {}
         }
     }
     // The caller has said all: so does the pipe.
     drop(stdin);
+}
+
+fn send(child: &Child, signal: i32) {
+    if let Some(signal) = Signal::from_named_raw(signal) {
+        child.signal(signal);
+    }
+}
+
+/// The caller's words, typed: what ends an input here is the character that a terminal has for it.
+async fn type_in(child: Arc<Child>, terminal: Arc<Terminal>, mut input: Streaming<pb::ExecRequest>) {
+    const END_OF_INPUT: &[u8] = b"\x04";
+    while let Some(Ok(message)) = input.next().await {
+        let typed = match message.message {
+            Some(In::Stdin(data)) => terminal.write_all(&data).await,
+            Some(In::StdinClosed(_)) => terminal.write_all(END_OF_INPUT).await,
+            Some(In::Signal(signal)) => {
+                send(&child, signal);
+                Ok(())
+            }
+            Some(In::Window(window)) => {
+                terminal.resize(window.rows, window.cols);
+                Ok(())
+            }
+            Some(In::Begin(_)) | None => Ok(()),
+        };
+        if typed.is_err() {
+            return;
+        }
+    }
+}
+
+async fn show(terminal: Arc<Terminal>, tx: mpsc::Sender<Reply>) {
+    let mut buffer = vec![0u8; 32 * 1024];
+    while let Ok(n @ 1..) = terminal.read(&mut buffer).await {
+        let message = Some(Out::Stdout(buffer[..n].to_vec()));
+        if tx.send(Ok(pb::ExecReply { message })).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn pump(mut from: pipe::Receiver, tx: mpsc::Sender<Reply>, wrap: fn(Vec<u8>) -> Out) {

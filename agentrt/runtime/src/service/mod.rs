@@ -4,7 +4,9 @@ mod copy;
 mod create;
 mod events;
 mod exec;
+mod forward;
 mod logs;
+mod template;
 mod view;
 
 use crate::agent::{Command, Verb};
@@ -80,6 +82,7 @@ impl Service {
 impl RuntimeService for Service {
     type ExecStream = Replies<pb::ExecReply>;
     type AttachStream = Replies<pb::AttachReply>;
+    type ForwardStream = Replies<pb::ForwardReply>;
     type LogsStream = Replies<pb::LogChunk>;
     type CopyOutStream = Replies<pb::CopyOutChunk>;
     type EventsStream = Replies<pb::Event>;
@@ -154,6 +157,13 @@ impl RuntimeService for Service {
         request: Request<Streaming<pb::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         logs::attach(self.context.clone(), request.into_inner()).await
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<pb::ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        forward::forward(self.context.clone(), request.into_inner()).await
     }
 
     async fn wait(&self, request: Request<pb::WaitRequest>) -> Result<Response<pb::AgentReply>, Status> {
@@ -234,6 +244,38 @@ impl RuntimeService for Service {
 
     async fn events(&self, request: Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         events::events(self.context.clone(), request.into_inner())
+    }
+
+    async fn create_template(
+        &self,
+        request: Request<pb::CreateTemplateRequest>,
+    ) -> Result<Response<pb::TemplateReply>, Status> {
+        template::create(&self.context, request.into_inner()).await
+    }
+
+    async fn delete_template(
+        &self,
+        request: Request<pb::DeleteTemplateRequest>,
+    ) -> Result<Response<pb::DeleteTemplateReply>, Status> {
+        template::delete(&self.context, request.into_inner()).await
+    }
+
+    async fn list_templates(
+        &self,
+        _: Request<pb::ListTemplatesRequest>,
+    ) -> Result<Response<pb::ListTemplatesReply>, Status> {
+        let templates = self.context.templates().values().map(|t| t.message()).collect();
+        Ok(Response::new(pb::ListTemplatesReply { templates }))
+    }
+
+    async fn set_pool(&self, request: Request<pb::SetPoolRequest>) -> Result<Response<pb::TemplateReply>, Status> {
+        template::set_pool(&self.context, request.into_inner()).await
+    }
+
+    async fn claim(&self, request: Request<pb::ClaimRequest>) -> Result<Response<pb::AgentReply>, Status> {
+        let request = request.into_inner();
+        let id = template::claim(&self.context, request).await?;
+        self.reply(&id)
     }
 
     async fn info(&self, _: Request<pb::InfoRequest>) -> Result<Response<pb::InfoReply>, Status> {

@@ -96,6 +96,7 @@ pub fn agent(agent: &Shared, full: bool) -> pb::Agent {
         labels: agent.spec.labels.clone(),
         argv: agent.spec.argv.clone(),
         revision: record.rev,
+        template: record.instance.as_ref().map(|i| i.template.clone()).unwrap_or_default(),
         limits: Some(pb::Limits {
             memory_bytes: record.limits.memory_bytes,
             cpu_milli: record.limits.cpu_milli,
@@ -111,8 +112,9 @@ pub async fn stats(context: &Arc<Context>, ids: &[String]) -> Result<pb::StatsRe
     } else {
         ids.iter().map(|id| context.agent(id)).collect::<Result<_, _>>()?
     };
-    let context = context.clone();
-    blocking(move || {
+    let own = context.clone();
+    let mut reply = blocking(move || {
+        let context = own;
         let stats = wanted.iter().map(|agent| one(&context, agent)).collect();
         let daemon = pb::DaemonStats {
             resident_bytes: resident_bytes(),
@@ -122,11 +124,21 @@ pub async fn stats(context: &Arc<Context>, ids: &[String]) -> Result<pb::StatsRe
         };
         pb::StatsReply { stats, daemon: Some(daemon) }
     })
-    .await
+    .await?;
+    for stats in &mut reply.stats {
+        let usage = context.egress.usage(&stats.id).await;
+        (stats.egress_bytes_in, stats.egress_bytes_out) = (usage.bytes_in, usage.bytes_out);
+        stats.egress_connections = usage.connections;
+        stats.egress_denials = usage.denied;
+    }
+    Ok(reply)
 }
 
 fn one(context: &Context, agent: &Shared) -> pb::Stats {
-    let cgroup = process::open_cgroup(&context.host.cgroups, &context.cgroup_parent.join(&agent.id));
+    let cgroup = process::open_cgroup(
+        &context.host.cgroups,
+        &context.cgroup_parent.join(agent.record().instance.map_or_else(|| agent.id.clone(), |i| i.name)),
+    );
     let used = cgroup.and_then(|c| c.stats().ok()).unwrap_or_default();
     let file = File::open(agent.dir.join("status")).ok();
     let log = file.as_ref().and_then(|f| status::Log::read(f).ok()).unwrap_or_default();
@@ -155,6 +167,7 @@ fn one(context: &Context, agent: &Shared) -> pb::Stats {
         log_dropped_bytes: log.dropped,
         heartbeats: beats.count,
         denials: denials(agent),
+        ..Default::default()
     }
 }
 

@@ -1,18 +1,21 @@
 //! What the spawner does with the Agent Kernel: plans prepared once, agents launched, programs added, workspaces held.
 
 use super::init::AgentHooks;
-use super::protocol::{Answer, ExecAsk, LaunchAsk};
+use super::protocol::{Answer, ExecAsk, Kind, LaunchAsk, Program, Who};
 use crate::logs::{CHUNK, SEGMENTS, segment_name, writer::Writer};
 use crate::{process, status};
 use agent_kernel::archive::Limits;
 use agent_kernel::cgroup::{Cgroup, Handle};
 use agent_kernel::image::{Digest, Store};
+use agent_kernel::launch::NETWORK;
 use agent_kernel::policy::Root;
-use agent_kernel::{Host, Identity, Launch, Launched, Plan, Prepared, Workspace, launch, launch_into};
+use agent_kernel::sys;
+use agent_kernel::{
+    Host, Identity, Launch, Launched, Plan, Prepared, Seed, Workspace, launch, launch_forked, launch_into,
+};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
@@ -23,10 +26,12 @@ use std::path::{Path, PathBuf};
 /// Prepared plans that are kept; the least recently used goes.
 const KEPT_PLANS: usize = 64;
 /// First user id outside of the first agent's range, and how many each agent has.
-const FIRST_ID: u32 = 0x2000_0000;
-const IDS: u32 = 0x1_0000;
+pub const FIRST_ID: u32 = 0x2000_0000;
+pub const IDS: u32 = 0x1_0000;
 /// Ranges before the ids of 32 bits (and those that others use at their end) are used up.
 pub const MOST_SLOTS: u32 = 0x5000;
+/// The descriptor on which a program waits for orders.
+const ORDERS_FD: i32 = 3;
 /// The descriptor on which an agent's program sends heartbeats.
 const HEARTBEAT_FD: i32 = 3;
 
@@ -37,6 +42,13 @@ pub struct Sandboxes {
     plans: HashMap<u64, (Prepared, u64)>,
     used: u64,
     workspaces: HashMap<String, Workspace>,
+    seeds: HashMap<String, Held>,
+}
+
+/// A seed that runs, and the socket on which it takes orders.
+struct Held {
+    seed: Seed,
+    orders: OwnedFd,
 }
 
 /// What a launched process is known by.
@@ -45,15 +57,26 @@ struct Born {
     start_ticks: u64,
     pidfd: OwnedFd,
     enforced: Vec<String>,
+    /// The far end of what it waits on.
+    orders: Option<OwnedFd>,
+    /// Listens in its network.
+    egress: Option<OwnedFd>,
 }
 
 impl Sandboxes {
     pub fn new(root: &Path) -> Sandboxes {
-        Sandboxes { images: images(root), host: None, plans: HashMap::new(), used: 0, workspaces: HashMap::new() }
+        Sandboxes {
+            images: images(root),
+            host: None,
+            plans: HashMap::new(),
+            used: 0,
+            workspaces: HashMap::new(),
+            seeds: HashMap::new(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.workspaces.is_empty()
+        self.workspaces.is_empty() && self.seeds.is_empty()
     }
 
     pub fn workspaces(&self) -> usize {
@@ -79,43 +102,60 @@ impl Sandboxes {
         Ok(())
     }
 
-    pub fn launch(&mut self, ask: &LaunchAsk) -> (Answer, Vec<OwnedFd>) {
-        if !self.plans.contains_key(&ask.plan) {
+    pub fn launch(&mut self, ask: &LaunchAsk, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
+        if !self.plans.contains_key(&ask.program.plan) {
             return (Answer::UnknownPlan, Vec::new());
         }
-        match self.try_launch(ask) {
+        match self.try_launch(ask, fds) {
             Ok(born) => {
-                let Born { pid, start_ticks, pidfd, enforced } = born;
-                (Answer::Launched { pid, start_ticks, enforced }, vec![pidfd])
+                let Born { pid, start_ticks, pidfd, enforced, orders, egress } = born;
+                let top = self.workspaces.get(&ask.agent).and_then(|w| w.top().try_clone_to_owned().ok());
+                let beside = [top.is_some(), egress.is_some(), orders.is_some()];
+                let fds = [Some(pidfd), top, egress, orders].into_iter().flatten().collect();
+                (Answer::Launched { pid, start_ticks, enforced, beside }, fds)
             }
             Err(sentence) => (Answer::Failed(sentence), Vec::new()),
         }
     }
 
-    fn try_launch(&mut self, ask: &LaunchAsk) -> Result<Born, String> {
-        let identity = identity(ask.uid_slot, &ask.hostname, &ask.machine_id);
-        self.make_workspace(&ask.agent, ask.plan, &identity)?;
+    fn try_launch(&mut self, ask: &LaunchAsk, fds: Vec<OwnedFd>) -> Result<Born, String> {
+        let program = &ask.program;
+        let identity = identity(&program.who);
+        if let (Some(top), Some((prepared, _))) = (fds.into_iter().next(), self.plans.get(&program.plan))
+            && !self.workspaces.contains_key(&ask.agent)
+        {
+            let held = Workspace::held(top, prepared.plan(), &identity).map_err(|e| e.to_string())?;
+            self.workspaces.insert(ask.agent.clone(), held);
+        }
+        self.make_workspace(&ask.agent, program.plan, &identity)?;
         self.used += 1;
-        let (prepared, used) = self.plans.get_mut(&ask.plan).ok_or("the plan is gone")?;
+        let (prepared, used) = self.plans.get_mut(&program.plan).ok_or("the plan is gone")?;
         *used = self.used;
-        let cgroup = open_cgroup(&ask.cgroup)?;
+        let cgroup = open_cgroup(&program.cgroup)?;
         let files = Files::open(ask)?;
-        let mut env = environment(&ask.env)?;
+        let mut env = environment(&program.env)?;
+        // An agent of a seed enters a network that is its init's own: there the socket is made once it stands.
+        let by_proxy = !prepared.plan().egress.is_empty();
+        let ready_made = by_proxy && matches!(ask.kind, Kind::Agent | Kind::Waiting);
+        let (netns, mut egress) = ready_made.then(network_with_proxy).transpose()?.unzip();
         let mut pass = Vec::new();
+        let orders = if ask.kind == Kind::Agent { None } else { Some(orders_socket()?) };
+        if let Some((_, theirs)) = &orders {
+            pass.push((theirs.as_raw_fd(), ORDERS_FD));
+        }
         if let Some(beat) = &files.heartbeat_write {
             env.push(c_string(&format!("GPVE_HEARTBEAT_FD={HEARTBEAT_FD}"))?);
             pass.push((beat.as_raw_fd(), HEARTBEAT_FD));
         }
         let mut wanted = Launch::new(prepared, &identity, &[]);
-        wanted.argv = ask.argv.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?;
-        wanted.env = env;
-        wanted.cwd = if ask.cwd.is_empty() { None } else { Some(c_string(&ask.cwd)?) };
+        set(&mut wanted, program, env)?;
         wanted.stdio = [
             files.stdin_read.as_ref().map(AsRawFd::as_raw_fd),
             Some(files.stdout.as_raw_fd()),
             Some(files.stderr.as_raw_fd()),
         ];
         wanted.pass = pass;
+        wanted.netns = netns.as_ref().map(AsRawFd::as_raw_fd);
         wanted.workspace = self.workspaces.get(&ask.agent);
         wanted.cgroup = cgroup.as_ref();
         wanted.denials = Some(files.denials.as_raw_fd());
@@ -130,7 +170,32 @@ impl Sandboxes {
             launched.write(&status)
         };
         wanted.on_cloned = Some(&mut record);
-        born(launch(wanted).map_err(|e| e.to_string())?)
+        let ours = orders.as_ref().map(|(ours, _)| ours.try_clone()).transpose().map_err(|e| e.to_string())?;
+        let launched = match &ask.kind {
+            Kind::Agent | Kind::Waiting => launch(wanted),
+            Kind::Seed => {
+                wanted.shares_processes = true;
+                launch(wanted)
+            }
+            Kind::Fork { seed } => {
+                let held = self.seeds.get(seed).ok_or_else(|| format!("the seed of template {seed} is gone"))?;
+                wanted.stdio[0] = Some(files.null.as_raw_fd());
+                let orders = &held.orders;
+                launch_forked(wanted, &held.seed, &mut |fds| {
+                    if by_proxy {
+                        egress = Some(in_network(fds[NETWORK], proxy_socket).map_err(io::Error::other)?);
+                    }
+                    super::wire::order(orders, 1, fds)
+                })
+            }
+        };
+        let launched = launched.map_err(|e| e.to_string())?;
+        if let (Kind::Seed, Some((ours, _))) = (&ask.kind, orders) {
+            let plan = prepared.plan();
+            let seed = Seed::new(launched.pid, plan, &identity).map_err(|e| e.to_string())?;
+            self.seeds.insert(ask.agent.clone(), Held { seed, orders: ours });
+        }
+        Ok(Born { egress, ..born(launched, ours)? })
     }
 
     /// Root makes workspaces apart from the agent, so that they outlive its restarts; others cannot.
@@ -147,7 +212,7 @@ impl Sandboxes {
     }
 
     pub fn exec(&mut self, ask: &ExecAsk, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
-        if !self.plans.contains_key(&ask.plan) {
+        if !self.plans.contains_key(&ask.program.plan) {
             return (Answer::UnknownPlan, Vec::new());
         }
         match self.try_exec(ask, fds) {
@@ -160,15 +225,13 @@ impl Sandboxes {
         let Ok([pidfd, stdin, stdout, stderr]) = <[OwnedFd; 4]>::try_from(fds) else {
             return Err("a program needs four descriptors beside it".into());
         };
-        let identity = identity(ask.uid_slot, &ask.hostname, &ask.machine_id);
+        let identity = identity(&ask.program.who);
         self.used += 1;
-        let (prepared, used) = self.plans.get_mut(&ask.plan).ok_or("the plan is gone")?;
+        let (prepared, used) = self.plans.get_mut(&ask.program.plan).ok_or("the plan is gone")?;
         *used = self.used;
-        let cgroup = open_cgroup(&ask.cgroup)?;
+        let cgroup = open_cgroup(&ask.program.cgroup)?;
         let mut wanted = Launch::new(prepared, &identity, &[]);
-        wanted.argv = ask.argv.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?;
-        wanted.env = environment(&ask.env)?;
-        wanted.cwd = if ask.cwd.is_empty() { None } else { Some(c_string(&ask.cwd)?) };
+        set(&mut wanted, &ask.program, environment(&ask.program.env)?)?;
         wanted.stdio = [Some(stdin.as_raw_fd()), Some(stdout.as_raw_fd()), Some(stderr.as_raw_fd())];
         wanted.tty = ask.tty;
         wanted.cgroup = cgroup.as_ref();
@@ -181,25 +244,16 @@ impl Sandboxes {
     /// A TCP socket in the network of the agent behind the pidfd: made there, used here.
     pub fn socket(&mut self, fds: Vec<OwnedFd>) -> Result<OwnedFd, String> {
         let pidfd = fds.into_iter().next().ok_or("no pidfd came with it")?;
-        let say = |what: &str, e: rustix::io::Errno| format!("the agent's network cannot be reached: {what}: {e}");
-        let home = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
-        move_into_thread_name_spaces(pidfd.as_fd(), ThreadNameSpaceType::NETWORK).map_err(|e| say("setns", e))?;
-        let made =
-            socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None);
-        if let Err(e) = move_into_thread_name_spaces(home.as_fd(), ThreadNameSpaceType::NETWORK) {
-            // To go on in an agent's network would be worse than to end: the daemon starts another spawner.
-            eprintln!("spawner: it cannot come back from an agent's network: {e}");
-            std::process::exit(1);
-        }
-        made.map_err(|e| say("socket", e))
+        in_network(pidfd.as_fd(), tcp_socket)
     }
 
     /// The top of an agent's workspace.
-    pub fn workspace(&mut self, agent: &str, plan: u64, identity: &Identity) -> (Answer, Vec<OwnedFd>) {
+    pub fn workspace(&mut self, agent: &str, plan: u64, who: &Who, make: bool) -> (Answer, Vec<OwnedFd>) {
         if !self.plans.contains_key(&plan) {
             return (Answer::UnknownPlan, Vec::new());
         }
-        let top = self.make_workspace(agent, plan, identity).and_then(|()| {
+        let made = if make { self.make_workspace(agent, plan, &identity(who)) } else { Ok(()) };
+        let top = made.and_then(|()| {
             let workspace = self
                 .workspaces
                 .get(agent)
@@ -214,7 +268,52 @@ impl Sandboxes {
 
     pub fn forget(&mut self, agent: &str) {
         self.workspaces.remove(agent);
+        self.seeds.remove(agent);
     }
+}
+
+/// Does something in another network, which a descriptor of it or of a process in it names.
+fn in_network<T>(network: BorrowedFd, work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let home = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
+    sys::setns(network.as_raw_fd(), libc::CLONE_NEWNET as u64)
+        .map_err(|e| format!("the agent's network cannot be reached: {e}"))?;
+    let done = work();
+    come_home(&home);
+    done
+}
+
+/// To go on in an agent's network would be worse than to end: the daemon starts another spawner.
+fn come_home(home: &File) {
+    if let Err(e) = sys::setns(home.as_raw_fd(), libc::CLONE_NEWNET as u64) {
+        eprintln!("spawner: it cannot come back from an agent's network: {e}");
+        std::process::exit(1);
+    }
+}
+
+fn tcp_socket() -> Result<OwnedFd, String> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
+        .map_err(|e| format!("the agent's network: socket: {e}"))
+}
+
+/// A socket that listens for the egress proxy in the network that we are in.
+fn proxy_socket() -> Result<OwnedFd, String> {
+    crate::egress::listen(tcp_socket()?).map_err(|e| format!("the agent's network: the egress proxy: {e}"))
+}
+
+/// A network with a loopback interface, and a socket that listens there for the egress proxy: made before anything of the
+/// agent runs, so that the agent finds it, and cannot take its place.
+fn network_with_proxy() -> Result<(OwnedFd, OwnedFd), String> {
+    let home = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
+    sys::unshare(libc::CLONE_NEWNET as u64).map_err(|e| format!("the agent's network: {e}"))?;
+    let made = (|| -> Result<(OwnedFd, OwnedFd), String> {
+        sys::loopback_up().map_err(|e| format!("the agent's network: loopback: {e}"))?;
+        let socket = proxy_socket()?;
+        let network = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
+        Ok((network.into(), socket))
+    })();
+    come_home(&home);
+    made
 }
 
 /// The directory of a daemon's images.
@@ -233,11 +332,19 @@ pub fn image_of(images: &Path, plan: &Plan) -> Result<Option<PathBuf>, String> {
     found.map(Some).ok_or_else(missing)
 }
 
-pub fn identity(slot: u32, hostname: &str, machine_id: &str) -> Identity {
-    Identity::new(FIRST_ID + slot % MOST_SLOTS * IDS, IDS, hostname, machine_id)
+pub fn identity(who: &Who) -> Identity {
+    Identity::new(who.first_id, who.ids, &who.hostname, &who.machine_id)
 }
 
-fn born(launched: Launched) -> Result<Born, String> {
+/// What is executed, and where.
+fn set(wanted: &mut Launch, program: &Program, env: Vec<CString>) -> Result<(), String> {
+    wanted.argv = program.argv.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?;
+    wanted.env = env;
+    wanted.cwd = if program.cwd.is_empty() { None } else { Some(c_string(&program.cwd)?) };
+    Ok(())
+}
+
+fn born(launched: Launched, orders: Option<OwnedFd>) -> Result<Born, String> {
     // The process is our child and not reaped: its pid is its own.
     let (start_ticks, _) = process::start_ticks(launched.pid).ok_or("the agent's process cannot be found in /proc")?;
     let layers =
@@ -245,7 +352,14 @@ fn born(launched: Launched) -> Result<Born, String> {
             if what.is_empty() { format!("{layer}: none kept") } else { format!("{layer}: {what}") }
         });
     let missing = launched.applied.missing.iter().map(|m| format!("not applied: {:?}: {}", m.layer, m.why));
-    Ok(Born { pid: launched.pid, start_ticks, enforced: layers.chain(missing).collect(), pidfd: launched.pidfd })
+    Ok(Born {
+        pid: launched.pid,
+        start_ticks,
+        enforced: layers.chain(missing).collect(),
+        pidfd: launched.pidfd,
+        orders,
+        egress: None,
+    })
 }
 
 fn open_cgroup(handle: &[u8]) -> Result<Option<Cgroup>, String> {
@@ -261,9 +375,13 @@ fn c_string(text: &str) -> Result<CString, String> {
     CString::new(text).map_err(|_| format!("{text:?} contains a NUL byte"))
 }
 
+/// What every program has in its environment, unless it is given another.
+pub const USUAL: [(&str, &str); 2] =
+    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", agent_kernel::plan::WORKSPACE)];
+
 fn environment(env: &[(String, String)]) -> Result<Vec<CString>, String> {
     let mut all: Vec<_> = env.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<_, _>>()?;
-    for (name, value) in [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/work")] {
+    for (name, value) in USUAL {
         if !env.iter().any(|(k, _)| k == name) {
             all.push(c_string(&format!("{name}={value}"))?);
         }
@@ -279,6 +397,7 @@ struct Files {
     stdout: OwnedFd,
     stderr: OwnedFd,
     heartbeat_write: Option<OwnedFd>,
+    null: OwnedFd,
 }
 
 impl Files {
@@ -329,8 +448,15 @@ impl Files {
             beats: 0,
             buffer: vec![0; CHUNK],
         };
-        Ok(Files { hooks, denials: file("denials")?, stdin_read, stdout, stderr, heartbeat_write })
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Files { hooks, denials: file("denials")?, stdin_read, stdout, stderr, heartbeat_write, null })
     }
+}
+
+/// Ours and theirs.
+fn orders_socket() -> Result<(OwnedFd, OwnedFd), String> {
+    let kind = SocketType::STREAM;
+    rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).map_err(|e| format!("a socket: {e}"))
 }
 
 /// A pipe whose read end does not block.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of a message here: daemon and spawner may come from different builds.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 4;
 /// The largest message; the plan of a sandbox, or argv and env, are what fills it.
 pub const MOST_BYTES: usize = 192 * 1024;
 
@@ -23,23 +23,45 @@ pub enum Ask {
         key: u64,
         json: Vec<u8>,
     },
+    /// Descriptor: the top of the agent's workspace, if the daemon has it (of a spawner that died).
     Launch(Box<LaunchAsk>),
     /// Descriptors: pidfd of init, then stdin, stdout, stderr.
     Exec(Box<ExecAsk>),
     /// Descriptor: pidfd of init. Answers with a TCP socket in the agent's network namespace.
     Socket,
-    /// Answers with a descriptor of the top of the workspace of an agent that does not run; made when there is none yet.
+    /// Answers with a descriptor of the top of the agent's workspace; made when there is none yet, if that is asked for.
     Workspace {
         agent: String,
         plan: u64,
-        hostname: String,
-        machine_id: String,
-        uid_slot: u32,
+        who: Who,
+        make: bool,
     },
-    /// The agent is deleted: its workspace goes.
+    /// The agent is deleted: its workspace goes. A seed of that name is dropped, and ends.
     Forget {
         agent: String,
     },
+}
+
+/// Who an agent is, to its sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Who {
+    pub hostname: String,
+    pub machine_id: String,
+    /// Its range of ids on the host.
+    pub first_id: u32,
+    pub ids: u32,
+}
+
+/// A program to run in a sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Program {
+    pub plan: u64,
+    pub who: Who,
+    /// Handle of the agent's cgroup, as JSON; empty where the host has none.
+    pub cgroup: Vec<u8>,
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub cwd: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,34 +69,32 @@ pub struct LaunchAsk {
     pub agent: String,
     /// The agent's directory on the host.
     pub dir: String,
-    pub plan: u64,
     pub run: u64,
-    pub argv: Vec<String>,
-    pub env: Vec<(String, String)>,
-    pub cwd: String,
-    pub hostname: String,
-    pub machine_id: String,
-    /// The agent's range of user ids, by its number.
-    pub uid_slot: u32,
-    /// Handle of its cgroup, as JSON; empty where the host has none.
-    pub cgroup: Vec<u8>,
+    pub program: Program,
     pub log_bytes: u64,
     pub log_rate: u64,
     pub stdin: bool,
     pub heartbeat: bool,
+    pub kind: Kind,
+}
+
+/// What is launched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    Agent,
+    /// A program that waits on its descriptor 3 for orders. The other end comes with the answer, last of its descriptors.
+    Waiting,
+    /// The same, of which agents are forked: under the plan of a seed.
+    Seed,
+    /// A fork of the seed of that name. It waits on its descriptor 3.
+    Fork {
+        seed: String,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ExecAsk {
-    pub plan: u64,
-    pub pid: i32,
-    pub argv: Vec<String>,
-    pub env: Vec<(String, String)>,
-    pub cwd: String,
-    pub hostname: String,
-    pub machine_id: String,
-    pub uid_slot: u32,
-    pub cgroup: Vec<u8>,
+    pub program: Program,
     /// stdin is a terminal: a session of its own, with it as controlling terminal.
     pub tty: bool,
 }
@@ -94,11 +114,13 @@ pub enum Answer {
         workspaces: u32,
     },
     Done,
-    /// Beside it the pidfd.
+    /// Beside it the pidfd; then, as far as they are said to be there: the top of the workspace (if it outlives the agent),
+    /// the socket on which the egress proxy is to listen, the socket on which the program waits for orders.
     Launched {
         pid: i32,
         start_ticks: u64,
         enforced: Vec<String>,
+        beside: [bool; 3],
     },
     /// Beside it a pidfd, and a pipe on which its supervisor tells how it ended.
     Started {

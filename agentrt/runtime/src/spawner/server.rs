@@ -1,6 +1,6 @@
 //! The spawner's loop.
 
-use super::launch::{Sandboxes, identity};
+use super::launch::Sandboxes;
 use super::protocol::{Answer, Ask, MOST_BYTES, Reply, Request, VERSION};
 use super::wire;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -154,15 +154,13 @@ impl Server {
                 Ok(()) => (Answer::Done, Vec::new()),
                 Err(e) => fail(e),
             },
-            Ask::Launch(ask) => self.adopt(|sandboxes| sandboxes.launch(&ask)),
+            Ask::Launch(ask) => self.adopt(|sandboxes| sandboxes.launch(&ask, fds)),
             Ask::Exec(ask) => self.adopt(|sandboxes| sandboxes.exec(&ask, fds)),
             Ask::Socket => match self.sandboxes.socket(fds) {
                 Ok(fd) => (Answer::Descriptor, vec![fd]),
                 Err(e) => fail(e),
             },
-            Ask::Workspace { agent, plan, hostname, machine_id, uid_slot } => {
-                self.sandboxes.workspace(&agent, plan, &identity(uid_slot, &hostname, &machine_id))
-            }
+            Ask::Workspace { agent, plan, who, make } => self.sandboxes.workspace(&agent, plan, &who, make),
             Ask::Forget { agent } => {
                 self.sandboxes.forget(&agent);
                 (Answer::Done, Vec::new())

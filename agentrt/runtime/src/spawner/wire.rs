@@ -11,6 +11,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The most descriptors beside one message.
 const MOST_FDS: usize = 4;
+/// The most that a seed is handed for one agent.
+const MOST_IN_AN_ORDER: usize = 32;
+
+/// Tells a seed to fork; `passed` of the descriptors are for the agent beside its streams.
+pub fn order(socket: impl AsFd, passed: u8, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_IN_AN_ORDER))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one order"));
+    }
+    sendmsg(socket, &[IoSlice::new(&[passed])], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    Ok(())
+}
 
 pub fn send(socket: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     if data.len() > MOST_BYTES {

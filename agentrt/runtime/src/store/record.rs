@@ -2,6 +2,7 @@
 
 use crate::clock;
 use crate::state::{Exit, Reason, State};
+use agent_kernel::cgroup::Values;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
@@ -58,6 +59,23 @@ pub struct Limits {
     pub pids: u32,
 }
 
+impl Limits {
+    /// The values of a plan, narrowed by these.
+    pub fn narrowed(&self, values: &Values) -> Values {
+        let mut values = values.clone();
+        if self.memory_bytes > 0 {
+            values.memory = Some(self.memory_bytes);
+        }
+        if self.cpu_milli > 0 {
+            values.cpus = Some(f64::from(self.cpu_milli) / 1000.0);
+        }
+        if self.pids > 0 {
+            values.processes = Some(u64::from(self.pids));
+        }
+        values
+    }
+}
+
 /// The request that led to a change, and, when it has ended with the change, how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestNote {
@@ -86,6 +104,15 @@ pub struct Event {
     pub requests: Vec<RequestNote>,
 }
 
+/// What an agent was before it was claimed: its cgroup, its workspace and its user ids stay those.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    pub name: String,
+    pub template: String,
+    pub first_id: u32,
+    pub ids: u32,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     pub id: String,
@@ -96,6 +123,9 @@ pub struct Record {
     pub run: u64,
     pub process: Option<Process>,
     pub uid_slot: u32,
+    /// Of an agent that was claimed from a template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Instance>,
     pub restarts: u32,
     pub in_row: u32,
     pub last_exit: Option<Exit>,
@@ -127,6 +157,7 @@ impl Record {
             run: 0,
             process: None,
             uid_slot,
+            instance: None,
             restarts: 0,
             in_row: 0,
             last_exit: None,

@@ -1,0 +1,150 @@
+# ruff: noqa: PTH100, PTH120
+# (pathlib would lie in the memory of every agent.)
+# What a template runs: it imports what its agents need, once, then it is forked from (or, without forks, waits itself).
+import gc
+import importlib
+import json
+import os
+import sys
+
+SOCKET = 3
+
+
+def read_message(fd, limit=1 << 20):
+    """One message: four bytes of length, and JSON. None where the other end is closed."""
+    head = b""
+    while len(head) < 4:
+        part = os.read(fd, 4 - len(head))
+        if not part:
+            return None
+        head += part
+    length = int.from_bytes(head, "little")
+    if length > limit:
+        raise ValueError(f"a message of {length} bytes")
+    body = bytearray()
+    while len(body) < length:
+        part = os.read(fd, length - len(body))
+        if not part:
+            return None
+        body += part
+    return json.loads(bytes(body))
+
+
+def import_all(config, scope):
+    for name in config["imports"]:
+        importlib.import_module(name)
+    if config["setup"]:
+        exec(compile(config["setup"], "<setup>", "exec"), scope)
+    threading = sys.modules.get("threading")
+    if threading is not None and threading.active_count() > 1:
+        names = ", ".join(thread.name for thread in threading.enumerate()[1:])
+        raise RuntimeError(f"threads were left running, and a fork would not have them: {names}")
+
+
+def native(path):
+    from importlib.machinery import ExtensionFileLoader
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    loader = ExtensionFileLoader("gpve_agent_seed", path)
+    module = module_from_spec(spec_from_file_location("gpve_agent_seed", path, loader=loader))
+    loader.exec_module(module)
+    return module
+
+
+def keep_secret(name, text):
+    """A sealed file in memory, and the number of its descriptor."""
+    import fcntl
+
+    fd = os.memfd_create(name, os.MFD_ALLOW_SEALING | getattr(os, "MFD_NOEXEC_SEAL", 8))
+    os.write(fd, text.encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    fcntl.fcntl(fd, 1033, 0x1 | 0x2 | 0x4 | 0x8)  # F_ADD_SEALS: seal, shrink, grow, write
+    os.set_inheritable(fd, True)
+    return fd
+
+
+def become(claim):
+    """From here on this process is the agent's program."""
+    os.environ.clear()
+    os.environ.update(claim["env"])
+    for name, text in claim["secrets"].items():
+        os.environ[f"GPVE_SECRET_{name}_FD"] = str(keep_secret(name, text))
+    if claim["cwd"]:
+        os.chdir(claim["cwd"])
+    for name in ("numpy.random", "random"):
+        # Each fork draws other numbers.
+        module = sys.modules.get(name)
+        if module is not None:
+            module.seed()
+
+
+def run(argv, scope):
+    """As the interpreter does: -c CODE, -m MODULE, or a file."""
+    main = type(sys)("__main__")
+    main.__dict__.update(scope)
+    sys.modules["__main__"] = main
+    if argv[0] == "-c":
+        sys.argv = ["-c", *argv[2:]]
+        sys.path.insert(0, "")
+        exec(compile(argv[1], "<string>", "exec"), main.__dict__)
+        return
+    import runpy
+
+    if argv[0] == "-m":
+        sys.argv = argv[1:]
+        sys.path.insert(0, "")
+        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+        return
+    sys.argv = argv
+    sys.path.insert(0, os.path.dirname(os.path.abspath(argv[0])))
+    runpy.run_path(argv[0], init_globals=scope, run_name="__main__")
+
+
+def rehearse(scope):
+    """What a claim does, often enough that the interpreter writes down now what it learns: later each fork would."""
+    claim = json.dumps({"argv": ["-c", "pass"], "env": {"PATH": "/bin"}, "secrets": {}, "cwd": ""}).encode()
+    before = (dict(os.environ), sys.argv, list(sys.path), sys.modules["__main__"])
+    for _ in range(16):
+        read, write = os.pipe()
+        os.write(write, len(claim).to_bytes(4, "little") + claim)
+        os.close(write)
+        message = read_message(read)
+        os.close(read)
+        become(message)
+        run(message["argv"], scope)
+    os.environ.clear()
+    os.environ.update(before[0])
+    sys.argv, sys.path[:], sys.modules["__main__"] = before[1:]
+
+
+def start():
+    """Imports, then waits for a claim. Gives what is to be run, and what the setup has defined."""
+    config = read_message(SOCKET)
+    if config is None:
+        sys.exit(0)
+    scope = {}
+    try:
+        import_all(config, scope)
+        seed = native(config["library"]) if config["fork"] else None
+    except BaseException as error:
+        os.write(SOCKET, f"{type(error).__name__}: {error}".encode()[:2000])
+        sys.exit(1)
+    scope.pop("__builtins__", None)
+    rehearse(scope)
+    gc.collect()
+    gc.freeze()
+    if seed is None:
+        os.write(SOCKET, b"ready")
+    elif seed.serve(SOCKET, config["plan"]) is None:
+        sys.exit(0)
+    claim = read_message(SOCKET)
+    os.close(SOCKET)
+    if claim is None:
+        # Whoever would have said what to run is gone.
+        os._exit(125)
+    become(claim)
+    return claim["argv"], scope
+
+
+argv, scope = start()
+run(argv, scope)
