@@ -135,6 +135,10 @@ class Worker:
 
         self._submissions.append(Job(Work(run, wish.reads()), after))
 
+    def do(self, work: Work, then: Callable[[Any], None]) -> None:
+        """Have somebody else's work made in the next transaction; ``then`` gets its result, or the error."""
+        self._submissions.append(Job(work, then))
+
     def claim(self, tasks: Iterable[int]) -> None:
         """Try to claim tasks that the store says are to be had."""
         for task in tasks:

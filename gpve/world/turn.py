@@ -38,6 +38,8 @@ def turn(worker: Worker, store: Store, nodes: Nodes, placer: Placer, now: float)
             nodes.send(operation, worker.answer)
     questions, worker.questions = worker.questions, []
     if questions:
+        # Stable: of equal rank, who has waited longest is asked for first.
+        questions.sort(key=lambda question: -question.place.spec.get("priority", 0))
         answers = placer.decide(questions, store.nodes)
         for question, decision in zip(questions, answers, strict=True):
             worker.decided(question, decision)
