@@ -57,7 +57,8 @@ class Program(Body):
     """What an agent runs. ``argv``: found inside the sandbox. ``policy``: docs/reference/policy.md, TOML or JSON."""
 
     argv: Words
-    env: Annotated[dict[Variable, Word], Field(max_length=1024)] = {}
+    env: Annotated[dict[Variable, Word], Field(default_factory=dict, max_length=1024)]
+    """All of it: nothing is inherited. Not for secrets."""
     cwd: Annotated[str, Field(max_length=4096, pattern=r"^(/[^\x00]*)?$")] = ""
     """Inside; empty: the workspace."""
     policy: Annotated[str, Field(max_length=262_144)] = ""

@@ -22,7 +22,6 @@ from gpve.tasks.flows.create import (
 )
 from gpve.tasks.flows.guests import on, ports, read, spec, unplace, volumes
 
-
 Disks = Annotated[tuple[Disk, ...], Field(strict=False, min_length=1, max_length=32)]
 
 
