@@ -233,6 +233,13 @@ class SqlStore:
         rows = self._select(query.order_by(change.c.revision, change.c.position).limit(limit))
         return [(row["revision"], row["position"]) for row in rows]
 
+    def compacted_decisions(self, limit: int) -> list[Key]:
+        """Keys of decisions up to the compacted revision."""
+        decision, counter = METADATA.tables["decision"], METADATA.tables["counter"]
+        kept_after = select(counter.c.value).where(counter.c.name == "compacted").scalar_subquery()
+        query = select(decision.c.engine, decision.c.number).where(decision.c.revision <= kept_after)
+        return [(row["engine"], row["number"]) for row in self._select(query.limit(limit))]
+
     def closed_before(self, time: float, limit: int) -> list[int]:
         """As in `gpve.world.store.Store`."""
         task = METADATA.tables["task"]

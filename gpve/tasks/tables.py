@@ -202,7 +202,7 @@ TABLES: dict[str, Table] = {
             "engine": "str",
             "number": "int",
             "policy": "str",
-            "seed": "int",
+            "drawn": "int",
             "seen": "int",
             "answers": "json",
             "revision": "int",
@@ -217,7 +217,8 @@ TABLES: dict[str, Table] = {
 """Every table. A session counts the beats of a node (`gpve.tasks.ha`). Debris is what a dead node still has of guests
 that are elsewhere by now. A token is kept as its SHA-256, in hexadecimal; a node's fact says which certificates are its
 own. A decision is one call of a scheduler: which revision of the nodes it saw, and what it answered to which question,
-in order, so that it can be made again (`gpve_sim.live`). ``task`` of a guest, volume, network or claim names the live task that works on it, or None.
+in order, so that it can be made again. ``task`` of a guest, volume, network or claim names the live task that works on
+it, or None.
 """
 
 COUNTERS = {"task": 1, "guest": 100, "epoch": 1, "revision": 1, "compacted": 1}

@@ -63,7 +63,7 @@ def upgrade() -> None:
         _column("engine", NAME),
         _column("number", sa.BigInteger()),
         _column("policy", NAME),
-        _column("seed", sa.BigInteger()),
+        _column("drawn", sa.BigInteger()),
         _column("seen", sa.BigInteger()),
         _column("answers", TEXT),
         _column("revision", sa.BigInteger()),
