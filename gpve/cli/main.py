@@ -18,7 +18,7 @@ from gpve.cli.explain import explain
 from gpve.cli.nodes import nodes_app
 from gpve.cli.replay import replay
 from gpve.cli.scenario import scenario_app
-from gpve.cli.serve import node_agent, server
+from gpve.cli.serve import node_agent, server, swarm
 from gpve.cli.size import size
 from gpve.cli.sweep import sweep
 from gpve.cli.task import audit, task_app
@@ -59,6 +59,7 @@ app.command()(doctor)
 app.command()(audit)
 app.command()(server)
 app.command()(node_agent)
+app.command()(swarm)
 app.add_typer(task_app, name="task")
 app.add_typer(scenario_app, name="scenario")
 app.add_typer(traces_app, name="traces")

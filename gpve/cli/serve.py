@@ -97,3 +97,34 @@ def node_agent(
         return
     logs.begin(log)
     serve(Settings(**{**vars(settings), "cpu_milli": cpu, "memory_mib": memory}))
+
+
+def swarm(
+    count: Annotated[int, typer.Argument(help="How many.", min=1, max=10_000)] = 100,
+    directory: Annotated[Path, typer.Option("--dir", help="Where they keep identities and journal.")] = Path(
+        "/var/lib/gpve-swarm"
+    ),
+    context: Annotated[str | None, typer.Option(help="Of which cluster; default: the current one.")] = None,
+    cpu: Annotated[int, typer.Option(help="milli-CPU of each.", min=1)] = 32_000,
+    memory: Annotated[int, typer.Option(help="MiB of each.", min=1)] = 131_072,
+    work_ms: Annotated[float, typer.Option(help="How long each operation takes.", min=0.0)] = 0.0,
+    durable: Annotated[bool, typer.Option(help="Keep the journal on disk.")] = True,
+    log: Level = "warning",
+) -> None:
+    """Many simulated nodes in one process: they join the cluster, and carry guests that do not exist.
+
+    Example: gpve swarm 1000 --dir /tmp/swarm
+    """
+    from gpve import logs
+    from gpve.client import connect
+    from gpve.client.contexts import find
+    from gpve.node import identity
+    from gpve.node.swarm import serve
+
+    logs.begin(log)
+    server, client = find(context).servers[0], connect(context)
+
+    def join(name: str) -> identity.Identity:
+        return identity.join(server, client.join_token(name), name)
+
+    serve(directory, count, join, cpu_milli=cpu, memory_mib=memory, work_s=work_ms / 1000.0, durable=durable)

@@ -43,6 +43,9 @@ class LiveNodes(Nodes, Protocol):
     async def close(self) -> None:
         """Disconnect."""
 
+    def tell(self) -> None:
+        """Other engines will find something in the store; they look by themselves, but later."""
+
 
 class Engine:
     """Drives tasks until it is stopped. ``name`` is for people; each start is an incarnation of its own."""
@@ -155,6 +158,9 @@ class Engine:
                 await self._start_anew()
                 continue
             self._tell()
+            if self._worker.carried:
+                self._worker.carried = False
+                self._nodes.tell()
             # Once around the loop in any case: what has come in belongs into the next transaction.
             await asyncio.sleep(0)
             if self._worker.nothing() and not self._wake.is_set():

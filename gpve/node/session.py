@@ -62,6 +62,8 @@ class Link:
         self._out: asyncio.Queue[pb.FromNode] = asyncio.Queue()
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._seen: set[int] = set()
+        self._cut_until = float("-inf")
+        self._connection: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
 
     def seen(self, guest: int) -> None:
@@ -75,6 +77,12 @@ class Link:
             self._out.put_nowait(pb.FromNode(seen=pb.Seen(guests=sorted(self._seen))))
             self._seen.clear()
 
+    def cut(self, for_s: float) -> None:
+        """Be cut off for a while: nothing passes, and nobody is told. For trials with simulated nodes."""
+        self._cut_until = clock() + for_s
+        if self._connection is not None:
+            self._connection.cancel()
+
     async def run(self) -> None:
         """Connect, and stay connected, for ever."""
         watching = asyncio.create_task(self._watch_lease())
@@ -83,7 +91,11 @@ class Link:
         try:
             while True:
                 try:
-                    await self._once()
+                    self._connection = asyncio.create_task(self._once())
+                    await asyncio.wait([self._connection])
+                    if not self._connection.cancelled():
+                        self._connection.result()
+                    await asyncio.sleep(max(0.0, self._cut_until - clock()))
                 except grpc.RpcError as error:
                     LOG.warning(
                         "the stream to %s broke: %s", self._server(), error.details(), extra={"node": self._node.name}
@@ -100,6 +112,8 @@ class Link:
         finally:
             watching.cancel()
             renewing.cancel()
+            if self._connection is not None:
+                self._connection.cancel()
 
     def _server(self) -> str:
         return self._servers[self._at % len(self._servers)]

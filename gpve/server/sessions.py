@@ -125,6 +125,10 @@ class SessionNodes:
             self._flushing = True
             self._loop.call_soon_threadsafe(self._flush)
 
+    def tell(self) -> None:
+        """As in `gpve.engine.engine.LiveNodes`."""
+        self._loop.call_soon_threadsafe(self.missed)
+
     async def open(self) -> None:
         """As in `gpve.engine.engine.LiveNodes`."""
         self._engine_loop = asyncio.get_running_loop()

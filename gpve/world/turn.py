@@ -36,6 +36,8 @@ def turn(worker: Worker, store: Store, nodes: Nodes, placer: Placer, now: float)
     for operation in outgoing:
         if nodes.holds(operation.node):
             nodes.send(operation, worker.answer)
+        else:
+            worker.unsent(operation)
     questions, worker.questions = worker.questions, []
     if questions:
         # Stable: of equal rank, who has waited longest is asked for first.
