@@ -142,7 +142,7 @@ class Load:
         kind = ("vm", "agent", "vcluster")[self.made % 3]
         began = self.asked[name] = time.perf_counter()
         try:
-            await client.create(kind, {"name": name, "cpu_milli": 1000, "memory_mib": 1024}, key=f"k{self.made}")
+            await client.create(kind, {"name": name, "cpu_milli": 100, "memory_mib": 128}, key=f"k{self.made}")
             self.called.append(time.perf_counter() - began)
         except ApiError as error:
             self.refused[error.kind] += 1

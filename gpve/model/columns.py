@@ -76,7 +76,8 @@ class Guests:
     def empty() -> "Guests":
         """No guests."""
         return Guests(
-            ids=pa.array([], pa.string()),
+            # Not `pa.array`: that would import all of pandas, to see whether the list is one of its own.
+            ids=pa.nulls(0, pa.string()),
             kind=np.zeros(0, dtype=np.uint8),
             arrival_s=np.zeros(0),
             departure_s=np.zeros(0),

@@ -47,6 +47,9 @@ class Requests:
 
 def encode(columns: Sequence[NDArray[Any]]) -> tuple[Codes, NDArray[np.int64]]:
     """(code of each row, first row of each code) of the distinct rows of several columns, in order of appearance."""
+    if not len(columns[0]):
+        # Not by pyarrow, which imports all of pandas on its first array: a server has no use for it.
+        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
     codes = None
     for column in columns:
         encoded = pc.dictionary_encode(pa.array(column))

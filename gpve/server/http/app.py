@@ -145,7 +145,7 @@ async def authenticated(
     return name
 
 
-def control_of(request: Request) -> Control:
+async def control_of(request: Request) -> Control:
     """The use cases behind this application."""
     control: Control = request.app.state.control
     return control
@@ -158,7 +158,7 @@ IdempotencyKey = Annotated[
 IfMatch = Annotated[str | None, Header(description='The guest\'s ETag, as `"57"`.', pattern=r'^(W/)?"[0-9]{1,15}"$')]
 
 
-def wish_of(
+async def wish_of(
     request: Request, idempotency_key: IdempotencyKey = None, if_match: IfMatch = None, project: str = "default"
 ) -> Wish:
     """On whose behalf a change is made, and on which conditions."""
