@@ -15,6 +15,8 @@ from gpve.cli.console import fail
 from gpve.cli.consolidate import consolidate
 from gpve.cli.doctor import doctor
 from gpve.cli.explain import explain
+from gpve.cli.guests import app_of
+from gpve.cli.node import context_app, dump, node_app, quota_app, status, token_app
 from gpve.cli.nodes import nodes_app
 from gpve.cli.replay import replay
 from gpve.cli.scenario import scenario_app
@@ -23,6 +25,7 @@ from gpve.cli.size import size
 from gpve.cli.sweep import sweep
 from gpve.cli.task import audit, task_app
 from gpve.cli.traces import traces_app
+from gpve.cli.up import down, up
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,10 +60,20 @@ app.command()(chaos)
 app.command()(sweep_faults)
 app.command()(doctor)
 app.command()(audit)
+app.command()(up)
+app.command()(down)
+app.command()(status)
+app.command()(dump)
 app.command()(server)
 app.command()(node_agent)
 app.command()(swarm)
+for kind in ("vm", "vcluster", "agent"):
+    app.add_typer(app_of(kind), name=kind)
 app.add_typer(task_app, name="task")
+app.add_typer(node_app, name="node")
+app.add_typer(token_app, name="token")
+app.add_typer(quota_app, name="quota")
+app.add_typer(context_app, name="context")
 app.add_typer(scenario_app, name="scenario")
 app.add_typer(traces_app, name="traces")
 app.add_typer(nodes_app, name="nodes")
