@@ -18,6 +18,7 @@ from gpve.cli.explain import explain
 from gpve.cli.guests import app_of
 from gpve.cli.node import context_app, dump, node_app, quota_app, status, token_app
 from gpve.cli.nodes import nodes_app
+from gpve.cli.redecide import redecide
 from gpve.cli.replay import replay
 from gpve.cli.scenario import scenario_app
 from gpve.cli.serve import node_agent, server, swarm
@@ -64,6 +65,7 @@ app.command()(up)
 app.command()(down)
 app.command()(status)
 app.command()(dump)
+app.command()(redecide)
 app.command()(server)
 app.command()(node_agent)
 app.command()(swarm)

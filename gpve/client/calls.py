@@ -84,10 +84,14 @@ class Events:
 
     def __init__(self) -> None:
         self._kind, self._data = "", ""
+        self.id: int | None = None
+        """Of the last event that had one: where to resume."""
 
     def line(self, line: str) -> tuple[str, Any] | None:
         """The event that this line ends: its kind and its data. Raises `ApiError` if it says why the stream broke."""
-        if line.startswith("event: "):
+        if line.startswith("id: "):
+            self.id = int(line.removeprefix("id: "))
+        elif line.startswith("event: "):
             self._kind = line.removeprefix("event: ")
         elif line.startswith("data: "):
             self._data += line.removeprefix("data: ")

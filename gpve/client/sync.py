@@ -248,7 +248,8 @@ class Client:
     def watch(self, revision: int | None = None, tables: Sequence[str] = ()) -> Iterator[Change]:
         """Changes behind a revision (None: from now on), for ever. Raises `ApiError` of kind "compacted".
 
-        A stream that breaks is opened anew behind the last change: nothing is skipped.
+        A stream that breaks is opened anew behind the last revision that was seen whole: nothing is skipped, and a
+        change may be told twice.
         """
         broken = 0
         while True:
@@ -258,9 +259,9 @@ class Client:
                 for line in self._lines(Call("GET", "/watch", query)):
                     event = events.line(line)
                     if event is not None:
-                        change, broken = Change.of(event[1]), 0
-                        yield change
-                        revision = change.revision
+                        broken = 0
+                        yield Change.of(event[1])
+                        revision = events.id if events.id is not None else revision
             except ApiError as error:
                 broken += 1
                 if error.status not in (0, 500, *calls.AGAIN) or broken >= calls.TRIES or revision is None:

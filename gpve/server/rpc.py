@@ -473,7 +473,7 @@ class ClusterService(_Service, cluster_pb2_grpc.ClusterServiceServicer):
 
 
 async def _watched(control: Control, request: Any, tables: list[str]) -> AsyncIterator[pb.Change]:
-    async for change in watch.changes(control, request.revision or None, tables):
+    async for change, _ in watch.changes(control, request.revision or None, tables):
         if change is not None:
             yield pb.Change(
                 revision=change["revision"],

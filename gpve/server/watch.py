@@ -65,20 +65,25 @@ class Pulse:
             await asyncio.sleep(LOOK_S)
 
 
-async def changes(control: "Control", after: int | None, tables: Sequence[str]) -> AsyncIterator[dict[str, Any] | None]:
-    """Changes behind a revision (None: from now on), for ever; None: nothing yet. Raises `Compacted`."""
+async def changes(
+    control: "Control", after: int | None, tables: Sequence[str]
+) -> AsyncIterator[tuple[dict[str, Any] | None, bool]]:
+    """Changes behind a revision (None: from now on), for ever, and whether each is the last one of its revision.
+
+    (None, False): nothing yet. Raises `Compacted`.
+    """
     newest = await control.read(control.store.revision)
     revision = newest if after is None else after
     if revision > newest:
         raise Problem(422, "bad-field", f"revision: {revision} is yet to come; the newest is {newest}")
-    yield None
+    yield None, False
     while True:
         before = revision
         rows, revision = await control.read(_both, control, revision, tables)
-        for row in rows:
-            yield row
+        for at, row in enumerate(rows):
+            yield row, at + 1 == len(rows) or rows[at + 1]["revision"] != row["revision"]
         if revision == before and not await control.pulse.beyond(revision, QUIET_S):
-            yield None
+            yield None, False
 
 
 def _both(control: "Control", revision: int, tables: Sequence[str]) -> tuple[list[dict[str, Any]], int]:

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -232,6 +232,25 @@ class SqlStore:
         query = select(change.c.revision, change.c.position).where(change.c.revision <= kept_after)
         rows = self._select(query.order_by(change.c.revision, change.c.position).limit(limit))
         return [(row["revision"], row["position"]) for row in rows]
+
+    def snapshot(self, tables: Sequence[str], at_once: int) -> Generator[tuple[str, list[Row]], None, None]:
+        """All rows of these tables as they were at one moment, a batch at a time, by primary key."""
+        mysql = self._engine.dialect.name != "sqlite"
+        try:
+            with self._engine.connect() as connection:
+                if mysql:
+                    connection = connection.execution_options(isolation_level="REPEATABLE READ")
+                    connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+                else:
+                    connection.exec_driver_sql("BEGIN")
+                for table in tables:
+                    found = METADATA.tables[table]
+                    result = connection.execute(select(found).order_by(*found.primary_key))
+                    names = tuple(map(str, result.keys()))
+                    while batch := result.fetchmany(at_once):
+                        yield table, [dict(zip(names, row, strict=True)) for row in batch]
+        except DBAPIError as error:
+            raise StoreDown(str(error)) from error
 
     def compacted_decisions(self, limit: int) -> list[Key]:
         """Keys of decisions up to the compacted revision."""

@@ -44,6 +44,7 @@ class SchedulerPlacer:
         self._known: list[tuple[int, bool]] = []
         """By position: version and whether it is open, as this scheduler believes them to be."""
         self._drawn = 0
+        self._draw_from: int | None = None
         self._seen = -1
         """The newest revision that was taken over."""
         self._decided: set[str] = set()
@@ -54,6 +55,8 @@ class SchedulerPlacer:
         cluster = self._look(nodes)
         if cluster is None:
             return [NoFit({}) for _ in questions]
+        if self._draw_from is not None:
+            cluster.drawn, self._draw_from = self._draw_from, None
         self._drawn = cluster.drawn
         return [self._answer(cluster, question.place) for question in questions]
 
@@ -83,6 +86,10 @@ class SchedulerPlacer:
     def drawn(self) -> int:
         """The position in the random stream at which the last call began."""
         return self._drawn
+
+    def draw_from(self, drawn: int) -> None:
+        """The next call begins at this position of the random stream: to decide again what was decided."""
+        self._draw_from = drawn
 
     def _look(self, nodes: NodeRows) -> LiveCluster | None:
         """The cluster as the store has it now; None: there is no node."""

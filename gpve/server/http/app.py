@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import Depends, FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import MutableHeaders
@@ -55,10 +56,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 """What any operation may answer instead."""
 
 
-class Json(Response):
+class Json(JSONResponse):
     """JSON, made by orjson."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         """Bytes of it."""
@@ -199,6 +198,9 @@ async def _unfit(request: Request, error: Exception) -> Response:
 
 async def _unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, Problem):
+        # Raised while the body was read.
+        return _response(request, error.__cause__)
     if error.status_code == 405:
         response = _response(request, Problem(405, "not-allowed", f"no {request.method} here"))
         response.headers.update(error.headers or {})

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from gpve.server import watch
+from gpve.server.dump import dump
 from gpve.server.http import shapes
 from gpve.server.http.app import Cases, Json, Strict
 from gpve.server.http.cluster import Asked, TaskNumber
@@ -29,6 +30,9 @@ OUTPUT: dict[int | str, dict[str, Any]] = {
         "description": "Lines of JSON: `stream` (stdout, stderr, note) with `data` (text) or `base64`, or `exit`.",
         "content": {"application/x-ndjson": {}},
     }
+}
+LINES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Lines of JSON.", "content": {"application/x-ndjson": {}}},
 }
 NAMES = {1: "stdout", 2: "stderr", 3: "note"}
 
@@ -61,6 +65,7 @@ def router() -> APIRouter:
         responses=OUTPUT,
         response_class=StreamingResponse,
     )
+    made.add_api_route("/dump", _dump, tags=["cluster"], responses=LINES, response_class=StreamingResponse)
     made.add_api_route("/agents/{guest}/status", _status, tags=["agents"], response_model=dict[str, Any])
     return made
 
@@ -102,11 +107,12 @@ async def _watch(
     after = int(last_event_id) if last_event_id is not None else revision
 
     async def events() -> AsyncIterator[bytes]:
-        async for change in watch.changes(control, after, table or list(watch.TABLES)):
+        async for change, complete in watch.changes(control, after, table or list(watch.TABLES)):
             if change is None:
                 yield b": nothing yet\n\n"
             else:
-                yield _event("change", change, change["revision"])
+                # Only the last change of a revision has an id: who resumes behind it has seen all of it.
+                yield _event("change", change, change["revision"] if complete else None)
 
     return await _stream(events())
 
@@ -159,6 +165,11 @@ async def _logs(
 async def _exec(control: Cases, guest: GuestNumber, body: Exec) -> Response:
     """Run one more program inside an agent; its output, and last its exit code (minus the signal that ended it)."""
     return await _output(control, guest, {"verb": "exec", **body.model_dump()})
+
+
+async def _dump(control: Cases) -> Response:
+    """What the simulator needs to decide again what this cluster decided. Tokens and keys are not in it."""
+    return StreamingResponse(dump(control), media_type="application/x-ndjson")
 
 
 async def _status(control: Cases, guest: GuestNumber) -> Response:
