@@ -82,7 +82,9 @@ class Disk:
             try:
                 self._database.execute("COMMIT")
             except sqlite3.Error:
-                self._database.execute("ROLLBACK")
+                # Some failures have rolled it back already.
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
                 raise
 
     def forget(self) -> None:

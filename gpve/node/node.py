@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -75,6 +76,9 @@ class Node:
             making.add_done_callback(lambda _: self._under_way.pop(key, None))
             # Whoever waits may go away; what was begun is brought to an end.
             return await asyncio.shield(making)
+        except sqlite3.Error as error:
+            LOG.warning("the journal cannot be written: %s", error, extra={"node": self.name})
+            return Unknown(f"the node's journal cannot be written: {error}")
         except Exception as error:
             LOG.exception("operation %s", operation.verb, extra={"node": self.name, "task": operation.task})
             return Unknown(f"{type(error).__name__}: {error}")
@@ -101,6 +105,7 @@ class Node:
             LOG.exception("operation %s", operation.verb, extra={"node": self.name, "task": operation.task})
             return Unknown(f"{type(error).__name__}: {error}")
         self._journal.record(key_of(operation), operation.epoch, result)
+        # If this fails, nobody knows: `perform` says so, and a repetition finds the effect there.
         await self._journal.disk.written()
         return Done(result)
 

@@ -38,15 +38,15 @@ class Simulated:
         try:
             if not leased:
                 self.hardware.restart_ha(arguments.get("guest"))
-            changed = verb(self.hardware, arguments)
+            verb(self.hardware, arguments)
             result = RESULTS[operation.verb](self.hardware, arguments)
         except HardwareCannot as error:
             raise Cannot(str(error)) from error
         finally:
             if not leased:
                 self.hardware.end_ha()
-        if changed or not leased:
-            self._keep()
+        # Also what was there already: the disk may have been full when it was made.
+        self._keep()
         return result
 
     async def runs(self, guests: Sequence[int]) -> list[int]:

@@ -77,6 +77,7 @@ def test_a_node_agent_dies_and_adopts_what_runs(cluster: Cluster) -> None:
     def states() -> dict[str, int]:
         return {agent.id: agent.state for agent in daemon.call.List(pb.ListRequest()).agents}
 
+    until(lambda: states()[f"gpve-{high}"] == pb.STATE_RUNNING, 20.0, "it runs as soon as the node has its lease")
     pid = daemon.agent(f"gpve-{plain}").pid
     cluster.nodes["a"].kill()
     with refused(503, "node-away"):
