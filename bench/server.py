@@ -21,10 +21,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 
 from gpve.client import ApiError, AsyncClient
 from gpve.client.contexts import Context, Contexts, keep
+from gpve.v1 import guest_pb2, guest_pb2_grpc
 
 GPVE = [sys.executable, "-c", "from gpve.cli.main import main; main()"]
 
@@ -127,6 +129,7 @@ class Load:
         self.called: list[float] = []
         self.ran: list[float] = []
         self.refused: Counter[str] = Counter()
+        self.rpc: Any = None
 
     async def watch(self, client: AsyncClient) -> None:
         """Note when guests run."""
@@ -138,14 +141,30 @@ class Load:
     async def one(self, client: AsyncClient) -> None:
         """Create one guest."""
         self.made += 1
-        name = f"g{self.made}"
+        name, key = f"g{self.made}", f"k{self.made}"
         kind = ("vm", "agent", "vcluster")[self.made % 3]
         began = self.asked[name] = time.perf_counter()
         try:
-            await client.create(kind, {"name": name, "cpu_milli": 100, "memory_mib": 128}, key=f"k{self.made}")
+            if self.rpc is None:
+                await client.create(kind, {"name": name, "cpu_milli": 100, "memory_mib": 128}, key=key)
+            else:
+                await self._by_rpc(kind, name, key)
             self.called.append(time.perf_counter() - began)
         except ApiError as error:
             self.refused[error.kind] += 1
+        except grpc.RpcError as error:
+            self.refused[error.code().name] += 1
+
+    async def _by_rpc(self, kind: str, name: str, key: str) -> None:
+        spec = {"name": name, "cpu_milli": 100, "memory_mib": 128}
+        metadata = (("authorization", f"Bearer {self.cluster.context.token}"), ("idempotency-key", key))
+        await self.rpc.Create(guest_pb2.CreateGuestRequest(**{kind: spec}), metadata=metadata, timeout=30.0)
+
+    def over_grpc(self) -> None:
+        """Create by gRPC from now on."""
+        port = self.cluster.ports[0] + 1
+        credentials = grpc.ssl_channel_credentials((self.cluster.context.ca or "").encode())
+        self.rpc = guest_pb2_grpc.GuestServiceStub(grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials))
 
     async def closed(self, at_once: int, seconds: float) -> float:
         """So many callers, each asking again when it was answered; creates a second."""
@@ -183,9 +202,11 @@ async def settled(client: AsyncClient, patience_s: float = 300.0) -> float:
         await asyncio.sleep(0.25)
 
 
-async def measure(cluster: Cluster, seconds: float, rate: float) -> dict[str, Any]:
+async def measure(cluster: Cluster, seconds: float, rate: float, api: str) -> dict[str, Any]:
     """Throughput and latencies without faults."""
     load = Load(cluster)
+    if api == "grpc":
+        load.over_grpc()
     told: dict[str, Any] = {"rss_idle_mib": [round(rss_mib(one.pid), 1) for one in cluster.servers]}
     async with cluster.client() as client:
         watching = asyncio.create_task(load.watch(client))
@@ -287,6 +308,7 @@ def main() -> None:
     parser.add_argument("--database", default="")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rate", type=float, default=100.0)
+    parser.add_argument("--api", choices=("http", "grpc"), default="http")
     parser.add_argument("--faults", type=int, default=0, help="so many guests under faults")
     parser.add_argument("--keep", action="store_true", help="leave the directory with the logs")
     given = parser.parse_args()
@@ -294,13 +316,14 @@ def main() -> None:
     began = time.perf_counter()
     cluster = Cluster(directory, given.nodes, given.servers, given.database)
     told: dict[str, Any] = {"bench": "server", "nodes": given.nodes, "servers": given.servers}
+    told["api"] = given.api
     told["database"] = given.database.split(":")[0] or "sqlite"
     told["connected_after_s"] = round(time.perf_counter() - began, 1)
     try:
         if given.faults:
             told["faults"] = asyncio.run(faults(cluster, given.faults, random.Random(given.faults)))
         else:
-            told |= asyncio.run(measure(cluster, given.seconds, given.rate))
+            told |= asyncio.run(measure(cluster, given.seconds, given.rate, given.api))
     finally:
         cluster.end()
         if given.keep:

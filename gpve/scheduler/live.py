@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -66,6 +67,11 @@ def _set_open(state, n, is_open):
     set_open(state, n, is_open)
 
 
+_NONE = np.zeros(0, dtype=np.int64)
+NOBODY = Guests(cast(Any, ()), _NONE.astype(np.uint8), _NONE.astype(float), _NONE.astype(float), _NONE, _NONE)
+"""No guests, and none of what the lab needs for their names."""
+
+
 @dataclass(frozen=True)
 class Demand:
     """What one guest asks for."""
@@ -102,7 +108,7 @@ class LiveCluster:
         seed: int = 0,
         index_bytes: int = INDEX_BYTES,
     ) -> None:
-        none = Guests.empty()
+        none = NOBODY
         self.nodes = nodes
         self.policy = policy
         typical = typical_requests(none, nodes.gpu_model_names) if typical is None else typical

@@ -86,7 +86,7 @@ class Control:
         """Whether the scheduler is warm and the engine runs."""
         self._explainer = SchedulerPlacer(policy)
         self._explaining = threading.Lock()
-        self._readers = ThreadPoolExecutor(8, thread_name_prefix="reader")
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="reader")
         self._changing = 0
         self._largest: tuple[float, list[Row]] = (float("-inf"), [])
         self._known: dict[str, tuple[float, str | None]] = {}
