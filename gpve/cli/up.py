@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GPVE = [sys.executable, "-c", "from gpve.cli.main import main; main()"]
 CONTEXT = "local"
-Home = Annotated[Path, typer.Option("--dir", help="Where everything of it is kept.")]
+Home = Annotated[Path | None, typer.Option("--dir", help="Where it is kept; default: ~/.local/share/gpve.")]
 PATIENCE_S = 90.0
 
 
@@ -28,11 +28,8 @@ def _home() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "gpve"
 
 
-HOME = _home()
-
-
 def up(
-    directory: Home = HOME,
+    directory: Home = None,
     api_port: Annotated[int, typer.Option(help="Of the HTTP API; gRPC and nodes have the next two.")] = 7460,
     runtime: Annotated[
         Path | None, typer.Option(help="The program gpve-agentrt; default: the one in PATH. As root only.")
@@ -46,6 +43,7 @@ def up(
     """
     from gpve.client.contexts import Context, add
 
+    directory = directory or _home()
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if _running(directory):
         fail(f"it runs already (gpve down ends it); gpve context use {CONTEXT} means it", 1)
@@ -85,7 +83,7 @@ def up(
 
 
 def down(
-    directory: Home = HOME,
+    directory: Home = None,
     purge: Annotated[
         bool, typer.Option("--purge", help="Remove everything of it: guests, database, identity.")
     ] = False,
@@ -94,6 +92,7 @@ def down(
 
     Example: gpve down
     """
+    directory = directory or _home()
     running = _running(directory)
     if purge and "agentrt" in running:
         _clear(directory)

@@ -58,9 +58,12 @@ class Engine:
         placer: Placer,
         flows: Flows,
         rules: Rules = Rules(),  # noqa: B008
+        gather_s: float = 0.0,
     ) -> None:
         self._name, self._store, self._nodes, self._placer = name, store, nodes, placer
         self._worker = Worker(name, self._incarnation(), flows, rules, nodes.holds)
+        self._gather_s = gather_s
+        """How long a turn waits for others to share its transaction."""
         self._loop = asyncio.new_event_loop()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -162,7 +165,7 @@ class Engine:
                 self._worker.carried = False
                 self._nodes.tell()
             # Once around the loop in any case: what has come in belongs into the next transaction.
-            await asyncio.sleep(0)
+            await asyncio.sleep(self._gather_s)
             if self._worker.nothing() and not self._wake.is_set():
                 rest = self._worker.wake() - time.monotonic()
                 if rest > 0:

@@ -54,6 +54,8 @@ GRPC = [
 ]
 GRACE_S = 3.0
 M_ARENA_MAX = -8
+GATHER_S = 0.004
+"""How long a transaction of the engine waits for company: a commit costs about as much, whatever is in it."""
 
 
 def serve(settings: Settings) -> None:
@@ -100,7 +102,7 @@ async def _serve(settings: Settings, store: SqlStore, policy: Policy) -> None:
     )
     nodes = SessionNodes(loop)
     placer = Recording(SchedulerPlacer(policy), settings.name, policy.name)
-    engine = Engine(settings.name, store, nodes, placer, FLOWS, rules)
+    engine = Engine(settings.name, store, nodes, placer, FLOWS, rules, GATHER_S)
     placer.engine = nodes.engine = engine
     control = Control(settings.name, store, nodes, engine, rules, ca, policy)
     peers = Peers(control, ca, identity)

@@ -241,7 +241,7 @@ class SessionNodes:
         call.arrived(frame)
 
 
-BEATS_TOGETHER_S = 0.02
+BEATS_TOGETHER_S = 0.2
 """How long a beat waits for others to share a transaction with."""
 
 

@@ -129,6 +129,7 @@ TABLES: dict[str, Table] = {
             "version": "int",
             "revision": "int",
         },
+        indexes=(("revision",),),
         watched=True,
     ),
     "session": Table(

@@ -22,6 +22,7 @@ Text = Annotated[str | None, Query(max_length=191, pattern=r"^[ -~]*$")]
 WishOf = Annotated[Wish, Depends(wish_of)]
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is still of the revision that was named."}}
 Kind = Literal["vm", "vcluster", "agent"]
+A = {"vm": "a VM", "vcluster": "a vCluster", "agent": "an agent"}
 
 
 def router() -> APIRouter:
@@ -38,7 +39,7 @@ def _add_kind(made: APIRouter, kind: str) -> None:
     base, show, list_ = f"/{kind}s", _show(kind), _list(kind)
     tags: list[str | Enum] = [f"{kind}s"]
     named: dict[str, Any] = {"tags": tags, "operation_id": f"{kind}_create", "status_code": 202, "response_model": Task}
-    made.add_api_route(base, _create(kind), methods=["POST"], summary=f"Create a {kind}", **named)
+    made.add_api_route(base, _create(kind), methods=["POST"], summary=f"Create {A[kind]}", **named)
     made.add_api_route(base, list_, tags=tags, operation_id=f"{kind}_list", response_model=Guests)
     made.add_api_route(
         f"{base}/{{guest}}",
@@ -58,7 +59,7 @@ def _add_kind(made: APIRouter, kind: str) -> None:
             methods=[method],
             tags=tags,
             operation_id=f"{kind}_{operation}",
-            summary=f"{operation.capitalize()} a {kind}",
+            summary=f"{operation.capitalize()} {A[kind]}",
             status_code=202,
             response_model=Task,
         )

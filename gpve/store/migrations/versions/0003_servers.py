@@ -71,3 +71,4 @@ def upgrade() -> None:
         **MYSQL,
     )
     op.create_index("ix_decision_revision", "decision", ["revision"])
+    op.create_index("ix_node_revision", "node", ["revision"])
