@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -48,13 +49,26 @@ def share(latencies: list[float], part: float) -> float:
     return round(1000 * ordered[min(len(ordered) - 1, int(part * len(ordered)))], 1)
 
 
+def free_ports() -> int:
+    """The first of three ports, one after the other, that nobody listens on now."""
+    while True:
+        first = random.randrange(20_000, 30_000, 3)
+        try:
+            for port in range(first, first + 3):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            return first
+        except OSError:
+            continue
+
+
 class Cluster:
     """Servers and a swarm of nodes, as processes."""
 
     def __init__(self, directory: Path, nodes: int, servers: int, database: str) -> None:
         self.directory, self.database, self.count = directory, database, nodes
         self.servers: list[subprocess.Popen[bytes]] = []
-        self.ports = [7500 + 10 * number for number in range(servers)]
+        self.ports = [free_ports() for _ in range(servers)]
         for number in range(servers):
             self.servers.append(self.start_server(number))
             self.wait_ready(number)

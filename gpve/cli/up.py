@@ -163,11 +163,12 @@ def _note(directory: Path, pids: dict[str, int]) -> None:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began: a number may be another process's by now."""
+    """When a process began: a number may be another process's by now. None: it has ended, seen by its parent or not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
         return None
+    return None if fields[0] == "Z" else fields[19]
 
 
 def _running(directory: Path) -> dict[str, int]:
