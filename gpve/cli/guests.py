@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,50 @@ from gpve.cli.output import ContextName, Form, Output, Project, Wait, amount, cl
 if TYPE_CHECKING:
     from gpve.client import Client, Task
 
+Arguments = dict[str, tuple[type, bool]]
+"""By name: of which type, and whether it must be given."""
+_NAMED: Arguments = {"name": (str, True)}
+_CLONE: Arguments = {"name": (str, True), "node": (str, False)}
+OPERATIONS: dict[str, dict[str, Arguments]] = {
+    "vm": {
+        "start": {},
+        "shutdown": {"within_s": (int, False)},
+        "stop": {},
+        "reboot": {},
+        "pause": {},
+        "resume": {},
+        "migrate": {"to": (str, False)},
+        "resize": {"cpu_milli": (int, False), "memory_mib": (int, False)},
+        "clone": _CLONE,
+        "snapshot": _NAMED,
+        "rollback": _NAMED,
+        "delete": {},
+    },
+    "vcluster": {
+        "start": {},
+        "stop": {},
+        "pause": {},
+        "resume": {},
+        "sleep": {},
+        "wake": {},
+        "upgrade": {"version": (str, True)},
+        "clone": _CLONE,
+        "snapshot": _NAMED,
+        "restore": _NAMED,
+        "delete": {},
+    },
+    "agent": {
+        "start": {},
+        "stop": {},
+        "restart": {},
+        "pause": {},
+        "resume": {},
+        "checkpoint": _NAMED,
+        "restore": _NAMED,
+        "delete": {},
+    },
+}
+"""By kind and operation: its arguments. Written down, since to ask the flows takes half a second (a test compares)."""
 WORDS = {"vm": "VMs", "vcluster": "vClusters", "agent": "AI agents"}
 Guest = Annotated[str, typer.Argument(help="Its number, or its name.")]
 Cpu = Annotated[float, typer.Option(help="Cores.", min=0.001)]
@@ -32,19 +76,13 @@ GpuShare = Annotated[int, typer.Option(help="Thousandths of each device.", min=0
 
 def app_of(kind: str) -> typer.Typer:
     """The commands of one kind."""
-    from gpve.tasks.flows import FLOWS
-
     made = typer.Typer(no_args_is_help=True, help=f"Create, list, show, start, stop, ... {WORDS[kind]}.")
     creates: dict[str, Callable[..., None]] = {"vm": _create_vm, "vcluster": _create_vcluster, "agent": _create_agent}
     made.command("create")(creates[kind])
     made.command("list")(_list(kind))
     made.command("show")(_show(kind))
-    for name in FLOWS.names:
-        operation = name.removeprefix(f"{kind}_")
-        if name.startswith(f"{kind}_") and operation not in ("create", "recover"):
-            flow = FLOWS.newest(name)
-            assert flow is not None
-            made.command(operation)(_act(kind, operation, flow.body.model_fields))
+    for operation, arguments in OPERATIONS[kind].items():
+        made.command(operation)(_act(kind, operation, arguments))
     if kind == "agent":
         made.command("logs")(_logs)
         made.command("exec")(_exec)
@@ -256,7 +294,7 @@ def _show(kind: str) -> Callable[..., None]:
     return show_
 
 
-def _act(kind: str, operation: str, fields: dict[str, Any]) -> Callable[..., None]:
+def _act(kind: str, operation: str, takes: Arguments) -> Callable[..., None]:
     """A command for an operation: what it needs are arguments, what it may have are options."""
 
     def act(**given: Any) -> None:
@@ -269,11 +307,8 @@ def _act(kind: str, operation: str, fields: dict[str, Any]) -> Callable[..., Non
     parameter, keyword = inspect.Parameter, inspect.Parameter.KEYWORD_ONLY
     parameters = [parameter("guest", keyword, annotation=Guest)]
     example = ""
-    for name, field in fields.items():
-        if name == "guest":
-            continue
-        plain = int if int in (field.annotation, *get_args(field.annotation)) else str
-        if field.is_required():
+    for name, (plain, required) in takes.items():
+        if required:
             annotation: Any = Annotated[plain, typer.Argument(help=f"{name} of the operation.")]
             parameters.append(parameter(name, keyword, annotation=annotation))
             example += f" {name.upper()}"

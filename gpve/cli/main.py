@@ -28,6 +28,20 @@ from gpve.cli.task import audit, task_app
 from gpve.cli.traces import traces_app
 from gpve.cli.up import down, up
 
+EXTRA = (
+    "grpc",
+    "google",
+    "fastapi",
+    "uvicorn",
+    "uvloop",
+    "httpx",
+    "yaml",
+    "cryptography",
+    "psutil",
+    "prometheus_client",
+)
+"""What only the extra `server` brings."""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -93,6 +107,10 @@ def main() -> None:
         app()
     except InputError as error:
         fail(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in EXTRA:
+            raise
+        fail(f"this needs parts that are not installed ({error.name}): pip install 'gpve[server]'")
     except KeyboardInterrupt:
         fail("interrupted", code=130)
     except BrokenPipeError:

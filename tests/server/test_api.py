@@ -412,3 +412,18 @@ def test_both_clients_are_the_same() -> None:
         }
 
     assert public(Client) == public(AsyncClient)
+
+
+def test_the_command_line_has_the_operations_of_the_flows() -> None:
+    from gpve.cli.guests import OPERATIONS
+    from gpve.server.control import flow_of, operations
+
+    for kind, told in OPERATIONS.items():
+        assert sorted(told) == sorted(operations(kind))
+        for operation, takes in told.items():
+            fields = flow_of(f"{kind}_{operation}").body.model_fields
+            assert {name: field.is_required() for name, field in fields.items() if name != "guest"} == {
+                name: required for name, (_, required) in takes.items()
+            }, (kind, operation)
+            for name, (plain, _) in takes.items():
+                assert ("int" in str(fields[name].annotation)) == (plain is int), name
