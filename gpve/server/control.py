@@ -89,6 +89,7 @@ class Control:
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="reader")
         self._changing = 0
         self._largest: tuple[float, list[Row]] = (float("-inf"), [])
+        self._peers: tuple[float, list[str]] = (float("-inf"), [])
         self._known: dict[str, tuple[float, str | None]] = {}
         """Tokens by digest: when they were looked up, and their names."""
 
@@ -329,9 +330,15 @@ class Control:
     # The cluster.
 
     async def peers(self) -> list[str]:
-        """Where the sessions of nodes are served: host:port of every server that lives."""
-        servers, alive = await self.read(self.store.rows, "server"), await self._alive()
-        return [row["peers"] for row in servers if row["name"] in alive]
+        """Where the sessions of nodes are served: host:port of every server that lives. At most two seconds old."""
+        now = asyncio.get_running_loop().time()
+        if now - self._peers[0] > 2.0:
+            if self._peers[1]:
+                # Said first: a thousand nodes that come at once shall not all ask.
+                self._peers = (now, self._peers[1])
+            servers, alive = await self.read(self.store.rows, "server"), await self._alive()
+            self._peers = (now, [row["peers"] for row in servers if row["name"] in alive])
+        return self._peers[1]
 
     async def others(self) -> list[str]:
         """Where the other servers are that live: host:port."""
