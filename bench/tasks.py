@@ -67,6 +67,9 @@ class InstantNodes:
     async def close(self) -> None:
         return None
 
+    def tell(self) -> None:
+        return None
+
 
 def _operate(seen: Context) -> OnNode:
     return OnNode("here", "nothing", {}, f"task/{seen.task}")

@@ -135,10 +135,51 @@ def _scorer():  # type: ignore[no-untyped-def]
 _score = _scorer()
 
 
+API = """# The API
+
+HTTP under `/api/v1`, and gRPC (`proto/gpve/v1`), over the same use cases. A server documents its own at
+`/api/v1/openapi.json` and `/api/v1/docs`. Rules that hold for every operation:
+
+- `Authorization: Bearer TOKEN`. Only `/ca` and `/join` go without, and `/healthz`, `/readyz`, `/metrics` at the root.
+- What takes long answers 202 and a *task*; `Location` names it, `/tasks/ID/follow` follows it.
+- `Idempotency-Key`: the same key with the same request is the same task; with another request it is refused (409).
+- A guest's `ETag` is its revision. `If-Match` makes an operation depend on it (412), `If-None-Match` saves an answer.
+- Lists come in pages: `size` (at most 1,000), `page` is the `next` of the page before.
+- `/watch` sends server-sent events in the order of commits. An event's `id` is the revision to resume behind
+  (`revision`, or `Last-Event-ID`); of a revision with several changes only the last one has it. 410: not kept any more,
+  list anew.
+- Errors are problem details (RFC 9457): `type`, `title`, `status`, `detail`, `instance` (the id of the request),
+  `errors` (field, problem), `allowed` (what would be possible now). Over gRPC the same document is in the trailing
+  metadata `problem-bin`.
+- Bodies are JSON of at most 1 MiB and 32 levels; unknown fields are errors.
+
+| code | gRPC | when |
+|---|---|---|
+"""
+
+
+def api() -> str:
+    """The reference of the API: its rules, its problems, its operations."""
+    from gpve.server.http.app import PROBLEMS, build
+    from gpve.server.problems import CODES
+
+    described = build(None).openapi()  # type: ignore[arg-type]
+    parts = [API]
+    for code, problem in PROBLEMS.items():
+        parts.append(f"| {code} | {CODES[int(code)].name} | {problem['description']} |\n")
+    parts.append("\n| operation | what |\n|---|---|\n")
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            told = (operation.get("description") or operation.get("summary") or "").split("\n")[0]
+            parts.append(f"| `{method.upper()} {path.removeprefix('/api/v1')}` | {told} |\n")
+    return "".join(parts)
+
+
 def main() -> None:
     """Write all."""
     (HERE / "reference" / "policies.md").write_text(policies())
     (HERE / "reference" / "cli.md").write_text(commands())
+    (HERE / "reference" / "api.md").write_text(api())
     if "--no-pictures" not in sys.argv:
         pictures()
 

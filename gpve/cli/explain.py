@@ -9,20 +9,26 @@ from gpve.cli.console import print_json, print_table, progress
 
 
 def explain(
-    run: Annotated[Path, typer.Argument(help="Directory that `gpve replay --out` left.")],
-    guest: Annotated[str, typer.Argument(help="Name of the guest.")],
+    run: Annotated[
+        str,
+        typer.Argument(help="Directory that `gpve replay --out` left; or, alone, a guest of a cluster."),
+    ],
+    guest: Annotated[str | None, typer.Argument(help="Name of the guest in that run.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Say what every node answered when GUEST arrived: counts per reason, the nearest miss, the best nodes.
+    """Why a guest is where it is, or why it waits: what every node answers, the nearest miss, the best nodes.
 
-    The run is repeated up to that moment.
+    Of a run of the lab it is repeated up to the guest's arrival; of a cluster every node is asked as it is now.
 
     Example: gpve explain out/fgd openb-pod-0255
     """
+    if guest is None:
+        _explain_live(run, json)
+        return
     from gpve_sim.explain import explain_guest
 
     with progress("replaying up to the guest") as show:
-        told = explain_guest(run, guest, show)
+        told = explain_guest(Path(run), guest, show)
     if json:
         print_json(told)
         return
@@ -35,3 +41,22 @@ def explain(
         print_table("best nodes", [(b["node"], f"{b['score']:.6g}") for b in told["best"]], ("node", "score"))
     elif told["nearest_miss"]:
         typer.echo(f"nearest miss: {told['nearest_miss']['sentence']}")
+
+
+def _explain_live(guest: str, as_json: bool) -> None:
+    from gpve.cli.output import cluster
+    from gpve.model.errors import InputError
+
+    if not guest.isdigit():
+        raise InputError(f"{guest!r} is no number of a guest; or say the directory of a run, and a guest of it")
+    with cluster(None) as client:
+        told = client.explain(int(guest))
+    if as_json:
+        print_json(told)
+        return
+    typer.echo(told["sentence"])
+    if told["nodes"]:
+        counts = [(reason, f"{count:,}") for reason, count in told["nodes"].items()]
+        print_table("a place for it now", counts, ("answer of the nodes", "nodes"))
+    if told["best"]:
+        typer.echo(f"best nodes: {', '.join(told['best'])}")

@@ -15,13 +15,32 @@ from gpve.cli.console import fail
 from gpve.cli.consolidate import consolidate
 from gpve.cli.doctor import doctor
 from gpve.cli.explain import explain
+from gpve.cli.guests import app_of
+from gpve.cli.node import context_app, dump, node_app, quota_app, status, token_app
 from gpve.cli.nodes import nodes_app
+from gpve.cli.redecide import redecide
 from gpve.cli.replay import replay
 from gpve.cli.scenario import scenario_app
+from gpve.cli.serve import node_agent, server, swarm
 from gpve.cli.size import size
 from gpve.cli.sweep import sweep
 from gpve.cli.task import audit, task_app
 from gpve.cli.traces import traces_app
+from gpve.cli.up import down, up
+
+EXTRA = (
+    "grpc",
+    "google",
+    "fastapi",
+    "uvicorn",
+    "uvloop",
+    "httpx",
+    "yaml",
+    "cryptography",
+    "psutil",
+    "prometheus_client",
+)
+"""What only the extra `server` brings."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,7 +75,21 @@ app.command()(chaos)
 app.command()(sweep_faults)
 app.command()(doctor)
 app.command()(audit)
+app.command()(up)
+app.command()(down)
+app.command()(status)
+app.command()(dump)
+app.command()(redecide)
+app.command()(server)
+app.command()(node_agent)
+app.command()(swarm)
+for kind in ("vm", "vcluster", "agent"):
+    app.add_typer(app_of(kind), name=kind)
 app.add_typer(task_app, name="task")
+app.add_typer(node_app, name="node")
+app.add_typer(token_app, name="token")
+app.add_typer(quota_app, name="quota")
+app.add_typer(context_app, name="context")
 app.add_typer(scenario_app, name="scenario")
 app.add_typer(traces_app, name="traces")
 app.add_typer(nodes_app, name="nodes")
@@ -74,6 +107,10 @@ def main() -> None:
         app()
     except InputError as error:
         fail(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in EXTRA:
+            raise
+        fail(f"this needs parts that are not installed ({error.name}): pip install 'gpve[server]'")
     except KeyboardInterrupt:
         fail("interrupted", code=130)
     except BrokenPipeError:

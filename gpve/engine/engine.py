@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -31,6 +31,8 @@ from gpve.world.turn import turn
 LOG = logging.getLogger(__name__)
 STORE_RETRY_S = 0.5
 
+Beat = tuple[str, str, Callable[[bool], None]]
+
 
 class LiveNodes(Nodes, Protocol):
     """Nodes whose connections live in the engine's event loop."""
@@ -40,6 +42,9 @@ class LiveNodes(Nodes, Protocol):
 
     async def close(self) -> None:
         """Disconnect."""
+
+    def tell(self) -> None:
+        """Other engines will find something in the store; they look by themselves, but later."""
 
 
 class Engine:
@@ -53,9 +58,12 @@ class Engine:
         placer: Placer,
         flows: Flows,
         rules: Rules = Rules(),  # noqa: B008
+        gather_s: float = 0.0,
     ) -> None:
         self._name, self._store, self._nodes, self._placer = name, store, nodes, placer
         self._worker = Worker(name, self._incarnation(), flows, rules, nodes.holds)
+        self._gather_s = gather_s
+        """How long a turn waits for others to share its transaction."""
         self._loop = asyncio.new_event_loop()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -66,6 +74,11 @@ class Engine:
 
     def _incarnation(self) -> str:
         return f"{self._name}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
+
+    @property
+    def incarnation(self) -> str:
+        """The present one; another after the store was away."""
+        return self._worker.incarnation
 
     def start(self) -> None:
         """Start the thread."""
@@ -87,22 +100,32 @@ class Engine:
         After `StoreDown` nobody knows whether the task exists: with an idempotency key, submit again.
         """
         future: Future[Row] = Future()
-
-        def then(result: Any) -> None:
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-        self._hand_in(wish, then)
+        self._in_loop(lambda: self._worker.submit(wish, _into(future)))
         return future
 
-    def _hand_in(self, wish: Request, then: Callable[[Any], None]) -> None:
+    def transact(self, work: Work) -> "Future[Any]":
+        """Make a work in the engine's next transaction; the future gets its result, or raises what it raised."""
+        future: Future[Any] = Future()
+        self._in_loop(lambda: self._worker.do(work, _into(future)))
+        return future
+
+    def hear(self, beats: Sequence[Beat]) -> None:
+        """Nodes beat: (node, boot, whom to tell whether that gives it a lease, in the engine's thread)."""
+
         def hand_in() -> None:
-            self._worker.submit(wish, then)
+            for node, boot, then in beats:
+                self._worker.hear(node, boot, then)
+
+        self._in_loop(hand_in)
+
+    def _in_loop(self, run: Callable[[], None]) -> None:
+        """Run something in the engine's thread, and have a turn after it."""
+
+        def ring() -> None:
+            run()
             self._wake.set()
 
-        self._loop.call_soon_threadsafe(hand_in)
+        self._loop.call_soon_threadsafe(ring)
 
     def run(self, wish: Request) -> "Future[Status]":
         """Submit a task and wait for its end; raises as `submit` does. Answered if this engine drives it to its end."""
@@ -114,17 +137,12 @@ class Engine:
             else:
                 self._waiting.setdefault(result["id"], []).append(future)
 
-        self._hand_in(wish, then)
+        self._in_loop(lambda: self._worker.submit(wish, then))
         return future
 
     def hint(self) -> None:
         """Something was written to the store (a cancellation, a task): look now instead of at the next sweep."""
-
-        def look() -> None:
-            self._worker.look()
-            self._wake.set()
-
-        self._loop.call_soon_threadsafe(look)
+        self._in_loop(self._worker.look)
 
     async def _run(self) -> None:
         await self._nodes.open()
@@ -143,8 +161,11 @@ class Engine:
                 await self._start_anew()
                 continue
             self._tell()
+            if self._worker.carried:
+                self._worker.carried = False
+                self._nodes.tell()
             # Once around the loop in any case: what has come in belongs into the next transaction.
-            await asyncio.sleep(0)
+            await asyncio.sleep(self._gather_s)
             if self._worker.nothing() and not self._wake.is_set():
                 rest = self._worker.wake() - time.monotonic()
                 if rest > 0:
@@ -170,6 +191,20 @@ class Engine:
         timer = self._loop.call_later(seconds, self._wake.set)
         await self._wake.wait()
         timer.cancel()
+
+
+def _into(future: "Future[Any]") -> Callable[[Any], None]:
+    """What gives a future its result, or its exception."""
+
+    def then(result: Any) -> None:
+        if future.cancelled():
+            return
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    return then
 
 
 class _Ringing:

@@ -43,6 +43,9 @@ class SocketNodes:
         for connection in self._connections.values():
             await connection.end()
 
+    def tell(self) -> None:
+        """As in `gpve.engine.engine.LiveNodes`: engines of sockets do not know each other."""
+
 
 class _Connection:
     def __init__(self, path: Path) -> None:

@@ -6,11 +6,14 @@ device (``gpu_milli``, per device), time in seconds from the start of the trace.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    # Only the lab has use for it at run time: a server should not carry it.
+    import pyarrow as pa
 
 FOREVER = float("inf")
 """Departure of a guest that never ends; deadline of one that waits for ever."""
@@ -29,7 +32,7 @@ class Guests:
     the tuple of the same subject below; -1 means none.
     """
 
-    ids: pa.StringArray | pa.LargeStringArray
+    ids: "pa.StringArray | pa.LargeStringArray"
     """(G,) names, unique."""
     kind: Bytes
     """(G,) codes of `Kind`."""
@@ -75,8 +78,11 @@ class Guests:
     @staticmethod
     def empty() -> "Guests":
         """No guests."""
+        import pyarrow as pa
+
         return Guests(
-            ids=pa.array([], pa.string()),
+            # Not `pa.array`: that would import all of pandas, to see whether the list is one of its own.
+            ids=pa.nulls(0, pa.string()),
             kind=np.zeros(0, dtype=np.uint8),
             arrival_s=np.zeros(0),
             departure_s=np.zeros(0),
@@ -86,6 +92,8 @@ class Guests:
 
     def take(self, rows: NDArray[np.int64]) -> "Guests":
         """The guests at ``rows``, in that order (a row may be taken once only: names stay unique)."""
+        import pyarrow as pa
+
         changes: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
@@ -98,7 +106,7 @@ class Guests:
     def nbytes(self) -> int:
         """Bytes of all columns together."""
         arrays = (getattr(self, f.name) for f in fields(self))
-        return sum(a.nbytes for a in arrays if isinstance(a, np.ndarray | pa.Array))
+        return sum(a.nbytes for a in arrays if hasattr(a, "nbytes"))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from gpve.model.reasons import Reason
 from gpve.scheduler.cluster import INDEX_BYTES, eligibility, state_of
 from gpve.scheduler.columns import BAD_DEVICE, ERROR, ERROR_NODE, FLOOR, REQUEST_CLASS, State
 from gpve.scheduler.compiled import bound, entry
-from gpve.scheduler.explain import explain
+from gpve.scheduler.explain import Explanation, explain
 from gpve.scheduler.fragmentation import Typical, typical_requests
 from gpve.scheduler.index import evaluate, reason_of
 from gpve.scheduler.place import begin, claim, draw_of, find, release, set_open, take_up
@@ -66,6 +67,11 @@ def _set_open(state, n, is_open):
     set_open(state, n, is_open)
 
 
+_NONE = np.zeros(0, dtype=np.int64)
+NOBODY = Guests(cast(Any, ()), _NONE.astype(np.uint8), _NONE.astype(float), _NONE.astype(float), _NONE, _NONE)
+"""No guests, and none of what the lab needs for their names."""
+
+
 @dataclass(frozen=True)
 class Demand:
     """What one guest asks for."""
@@ -102,7 +108,7 @@ class LiveCluster:
         seed: int = 0,
         index_bytes: int = INDEX_BYTES,
     ) -> None:
-        none = Guests.empty()
+        none = NOBODY
         self.nodes = nodes
         self.policy = policy
         typical = typical_requests(none, nodes.gpu_model_names) if typical is None else typical
@@ -110,7 +116,8 @@ class LiveCluster:
         self._arguments = (*policy.compiled, policy.uniform, policy.keeps, seed)
         self._classes: dict[Demand, int] = {}
         self._terms: dict[Terms, int] = {}
-        self._guests = 0
+        self.drawn = 0
+        """How many places were asked for: the position in the random stream of policies that draw."""
         _begin(self._state, self._arguments)
         self._decide = bound(_decide, self._state, self._arguments, 0, 0)
         self._release = bound(_release, self._state, self._arguments, 0, 0, 0)
@@ -128,10 +135,10 @@ class LiveCluster:
         """
         c = self._class_of(demand)
         if only is None:
-            node, devices = self._decide(self._state, self._arguments, c, self._guests)
+            node, devices = self._decide(self._state, self._arguments, c, self.drawn)
         else:
-            node, devices = _decide_on(self._state, self._arguments, c, only, self._guests)
-        self._guests += 1
+            node, devices = _decide_on(self._state, self._arguments, c, only, self.drawn)
+        self.drawn += 1
         wrong = int(self._state.scalars[ERROR])
         if wrong:
             bad = self.nodes.names[int(self._state.scalars[ERROR_NODE])]
@@ -154,7 +161,12 @@ class LiveCluster:
 
     def reasons(self, demand: Demand) -> dict[Reason, int]:
         """How many nodes say what to a demand now."""
-        return explain(self._state, self.policy, self._class_of(demand), -1).counts
+        return self.explain(demand).counts
+
+    def explain(self, demand: Demand) -> Explanation:
+        """What every node says to a demand now, the nearest miss, and the best nodes."""
+        c = self._class_of(demand)  # may give the state other columns
+        return explain(self._state, self.policy, c, -1)
 
     def set_open(self, node: int, is_open: bool) -> None:
         """Let the node take guests, or not; those on it stay."""

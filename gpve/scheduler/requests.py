@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gpve.model.columns import Codes, Guests
@@ -47,6 +45,12 @@ class Requests:
 
 def encode(columns: Sequence[NDArray[Any]]) -> tuple[Codes, NDArray[np.int64]]:
     """(code of each row, first row of each code) of the distinct rows of several columns, in order of appearance."""
+    if not len(columns[0]):
+        # Without pyarrow, which imports all of pandas on its first array: a server has no use for them.
+        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     codes = None
     for column in columns:
         encoded = pc.dictionary_encode(pa.array(column))

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,50 @@ class SqlStore:
         order = [column.desc() if newest else column for column in found.primary_key]
         return self._select(query.order_by(*order).limit(limit))
 
+    def page(
+        self, table: str, after: Any | None, limit: int, *, newest: bool = False, **equal: Any
+    ) -> tuple[list[Row], int]:
+        """As `rows`, behind the row whose (first and only) key is ``after``; and the revision that it is true for."""
+        found, counter = METADATA.tables[table], METADATA.tables["counter"]
+        (key,) = found.primary_key
+        # Read first: what is committed in between is in the page and comes once more by a watch, never not at all.
+        (revision,) = self._select(select(counter.c.value).where(counter.c.name == "revision"))
+        query = select(found).where(*(found.c[column] == value for column, value in equal.items()))
+        if after is not None:
+            query = query.where(key < after if newest else key > after)
+        query = query.order_by(key.desc() if newest else key).limit(limit)
+        return self._select(query), int(revision["value"])
+
+    def changes_since(self, revision: int, limit: int, tables: Collection[str]) -> list[Row]:
+        """Changes of watched rows of ``tables`` with a later revision, in order: about ``limit``, whole revisions.
+
+        Raises `Compacted` if some of them are forgotten already.
+        """
+        change, counter = METADATA.tables["change"], METADATA.tables["counter"]
+        wanted = and_(change.c.revision > revision, change.c.table_name.in_(tables))
+        later = select(change.c.revision).where(wanted).order_by(change.c.revision)
+        last = self._select(later.offset(limit - 1).limit(1))
+        query = select(change).where(wanted)
+        if last:
+            query = query.where(change.c.revision <= last[0]["revision"])
+        rows = self._select(query.order_by(change.c.revision, change.c.position))
+        (kept,) = self._select(select(counter.c.value).where(counter.c.name == "compacted"))
+        if revision < kept["value"]:
+            raise Compacted(revision, kept["value"])
+        return rows
+
+    def revision(self) -> int:
+        """The newest revision."""
+        counter = METADATA.tables["counter"]
+        (row,) = self._select(select(counter.c.value).where(counter.c.name == "revision"))
+        return int(row["value"])
+
+    def counts(self, table: str, column: str) -> dict[Any, int]:
+        """How many rows have which value of a column."""
+        found = METADATA.tables[table].c[column]
+        rows = self._select(select(found, func.count().label("count")).group_by(found))
+        return {row[column]: row["count"] for row in rows}
+
     def nodes(self, revision: int, names: Collection[str]) -> list[Row]:
         """As in `gpve.world.store.Store`."""
         node = METADATA.tables["node"]
@@ -188,6 +232,32 @@ class SqlStore:
         query = select(change.c.revision, change.c.position).where(change.c.revision <= kept_after)
         rows = self._select(query.order_by(change.c.revision, change.c.position).limit(limit))
         return [(row["revision"], row["position"]) for row in rows]
+
+    def snapshot(self, tables: Sequence[str], at_once: int) -> Generator[tuple[str, list[Row]], None, None]:
+        """All rows of these tables as they were at one moment, a batch at a time, by primary key."""
+        mysql = self._engine.dialect.name != "sqlite"
+        try:
+            with self._engine.connect() as connection:
+                if mysql:
+                    connection = connection.execution_options(isolation_level="REPEATABLE READ")
+                    connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+                else:
+                    connection.exec_driver_sql("BEGIN")
+                for table in tables:
+                    found = METADATA.tables[table]
+                    result = connection.execute(select(found).order_by(*found.primary_key))
+                    names = tuple(map(str, result.keys()))
+                    while batch := result.fetchmany(at_once):
+                        yield table, [dict(zip(names, row, strict=True)) for row in batch]
+        except DBAPIError as error:
+            raise StoreDown(str(error)) from error
+
+    def compacted_decisions(self, limit: int) -> list[Key]:
+        """Keys of decisions up to the compacted revision."""
+        decision, counter = METADATA.tables["decision"], METADATA.tables["counter"]
+        kept_after = select(counter.c.value).where(counter.c.name == "compacted").scalar_subquery()
+        query = select(decision.c.engine, decision.c.number).where(decision.c.revision <= kept_after)
+        return [(row["engine"], row["number"]) for row in self._select(query.limit(limit))]
 
     def closed_before(self, time: float, limit: int) -> list[int]:
         """As in `gpve.world.store.Store`."""

@@ -214,6 +214,11 @@ def _make(
                     log.say(Kind.UNDOING, name, {"tombstone": move.tombstone})
             if not move.recorded or taken:
                 log.tx.put("outbox", _outbox_row(operation, log.tx.now, relay=not around.holds(command.node)))
+            elif not around.holds(command.node):
+                # The node may talk to another engine by now.
+                sent = log.tx.get("outbox", log.task, name, move.direction)
+                if sent is not None and not sent["relay"]:
+                    log.tx.put("outbox", {**sent, "relay": True})
             result.operations.append(operation)
             return False
         case InStore():

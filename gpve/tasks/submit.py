@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ class Request:
     project: str = "default"
     actor: str = "root"
     key: str | None = None
+    check: Callable[[Tx], None] | None = None
+    """Raises what else forbids it, in the submitting transaction; not asked when the key was used before."""
 
     @property
     def digest(self) -> str:
@@ -81,6 +83,8 @@ def submit(tx: Tx, wish: Request) -> Row:
             if old is None:
                 raise NotFound("task", used["task"])
             return old
+    if wish.check is not None:
+        wish.check(tx)
     task = tx.take("task")
     flow = wish.flow
     target = flow.open(tx, wish, task).target

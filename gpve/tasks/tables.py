@@ -129,6 +129,7 @@ TABLES: dict[str, Table] = {
             "version": "int",
             "revision": "int",
         },
+        indexes=(("revision",),),
         watched=True,
     ),
     "session": Table(
@@ -186,13 +187,39 @@ TABLES: dict[str, Table] = {
             "memory_mib_limit": "int?",
         },
     ),
+    "server": Table(
+        ("name",),
+        {"name": "str", "api": "str", "peers": "str", "version": "str", "started": "float"},
+    ),
+    "authority": Table(("name",), {"name": "str", "certificate": "text", "private_key": "text"}),
+    "token": Table(
+        ("digest",),
+        {"digest": "str", "name": "str", "purpose": "str", "created_at": "float", "expires_at": "float?"},
+    ),
+    "fact": Table(("node",), {"node": "str", "certificates": "json", "facts": "json"}),
+    "decision": Table(
+        ("engine", "number"),
+        {
+            "engine": "str",
+            "number": "int",
+            "policy": "str",
+            "drawn": "int",
+            "seen": "int",
+            "answers": "json",
+            "revision": "int",
+        },
+        indexes=(("revision",),),
+    ),
     "change": Table(
         ("revision", "position"),
         {"revision": "int", "position": "int", "table_name": "str", "row_key": "str", "data": "json?"},
     ),
 }
 """Every table. A session counts the beats of a node (`gpve.tasks.ha`). Debris is what a dead node still has of guests
-that are elsewhere by now. ``task`` of a guest, volume, network or claim names the live task that works on it, or None.
+that are elsewhere by now. A token is kept as its SHA-256, in hexadecimal; a node's fact says which certificates are its
+own. A decision is one call of a scheduler: which revision of the nodes it saw, and what it answered to which question,
+in order, so that it can be made again. ``task`` of a guest, volume, network or claim names the live task that works on
+it, or None.
 """
 
 COUNTERS = {"task": 1, "guest": 100, "epoch": 1, "revision": 1, "compacted": 1}

@@ -28,6 +28,8 @@ from gpve.tasks.state import CLOSED, Status, TaskState
 from gpve.tasks.submit import Request, submit
 
 NEVER = float("inf")
+UNSENT = 256
+"""Operations for one node that are kept before it is looked which of them still matter."""
 LEAST_S = 1e-6
 """No task that rests is looked at again sooner."""
 
@@ -86,6 +88,10 @@ class Worker:
         """By node: which start of it beat last, as far as this engine heard."""
         self._carrying: dict[OpKey, float] = {}
         """Operations sent for other engines, and until when an answer is expected."""
+        self._unsent: dict[str, list[Operation]] = {}
+        """By node: operations that could not be sent because this engine did not talk to it."""
+        self.carried = False
+        """Whether outcomes were noted for other engines since the driver last looked."""
         self.outgoing: list[Operation] = []
         """Operations to send now: their intent is committed."""
         self.questions: list[Question] = []
@@ -135,6 +141,10 @@ class Worker:
 
         self._submissions.append(Job(Work(run, wish.reads()), after))
 
+    def do(self, work: Work, then: Callable[[Any], None]) -> None:
+        """Have somebody else's work made in the next transaction; ``then`` gets its result, or the error."""
+        self._submissions.append(Job(work, then))
+
     def claim(self, tasks: Iterable[int]) -> None:
         """Try to claim tasks that the store says are to be had."""
         for task in tasks:
@@ -177,6 +187,19 @@ class Worker:
                 self._carrying[key_of(operation)] = self._now + operation.attempt_s
                 self.outgoing.append(operation)
 
+    def unsent(self, operation: Operation) -> None:
+        """The driver does not talk to this node now. Should the node come here in time, it is sent after all."""
+        waiting = self._unsent.setdefault(operation.node, [])
+        if len(waiting) >= UNSENT:
+            waiting[:] = [other for other in waiting if self._awaits(other)]
+        waiting.append(operation)
+
+    def _awaits(self, operation: Operation) -> bool:
+        """Whether an answer to this very operation would still be welcome."""
+        active = self._active.get(operation.task)
+        current = active is not None and active.row["epoch"] == operation.epoch
+        return active is not None and current and (operation.step, operation.direction) in active.sent
+
     def answered(self, rows: Iterable[Row]) -> None:
         """Outbox rows of this engine's tasks that others carried, with what came back."""
         for row in rows:
@@ -190,8 +213,11 @@ class Worker:
             if row is not None and row["epoch"] == operation.epoch:
                 tx.put("outbox", {**row, "outcome": encode(to_json(outcome))})
 
+        def told(_: Any) -> None:
+            self.carried = True
+
         self._carrying.pop(key_of(operation), None)
-        self._jobs.append(Job(Work(run), lambda _: None))
+        self._jobs.append(Job(Work(run), told))
 
     def decided(self, question: Question, answer: Decided | NoFit) -> None:
         """The scheduler's answer to a question."""
@@ -228,6 +254,7 @@ class Worker:
                 for key in [key for key, (_, at) in active.sent.items() if at == node]:
                     self._unanswered(active, key, "the node was started anew")
         self._boots[node] = boot
+        self.outgoing += [operation for operation in self._unsent.pop(node, ()) if self._awaits(operation)]
 
         def run(tx: Tx) -> bool:
             return renew(tx, node, boot, self.incarnation)
@@ -332,6 +359,7 @@ class Worker:
         self._timers.clear()
         self._ready.clear()
         self._carrying.clear()
+        self._unsent.clear()
         self._watch = Watch(self.rules.node_lease_s, self.rules.node_margin_s)
         self.outgoing.clear()
         self.questions.clear()

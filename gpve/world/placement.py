@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,18 @@ from gpve.tasks.records import Decided, NoFit
 from gpve.world.placer import NodeRows
 
 
+@dataclass(frozen=True)
+class Explained:
+    """What all nodes say of one place that is wanted."""
+
+    counts: dict[str, int]
+    """Nodes by what they say."""
+    nearest: str | None
+    """The node that lacks least, and what; None: some node fits, or there is none."""
+    best: tuple[str, ...]
+    """Nodes that fit, the best first."""
+
+
 class SchedulerPlacer:
     """Decides by ``policy``. Keeps the cluster's columns, and takes over the rows that changed."""
 
@@ -25,8 +39,12 @@ class SchedulerPlacer:
         self._names: tuple[str, ...] = ()
         self._at: dict[str, int] = {}
         """Position of a node by its name."""
+        self._shapes: dict[str, tuple[Any, ...]] = {}
+        """By name: what a node has, which does not change often; if it does, everything is built anew."""
         self._known: list[tuple[int, bool]] = []
         """By position: version and whether it is open, as this scheduler believes them to be."""
+        self._drawn = 0
+        self._draw_from: int | None = None
         self._seen = -1
         """The newest revision that was taken over."""
         self._decided: set[str] = set()
@@ -34,25 +52,73 @@ class SchedulerPlacer:
 
     def decide(self, questions: Sequence[Question], nodes: NodeRows) -> list[Decided | NoFit]:
         """As in `gpve.world.placer.Placer`."""
-        rows = nodes(self._seen, self._decided)
-        self._decided = set()
-        if any(row["name"] not in self._at for row in rows):
-            rows = nodes(-1, ())
-            self._build(rows)
-        cluster = self._cluster
+        cluster = self._look(nodes)
         if cluster is None:
             return [NoFit({}) for _ in questions]
+        if self._draw_from is not None:
+            cluster.drawn, self._draw_from = self._draw_from, None
+        self._drawn = cluster.drawn
+        return [self._answer(cluster, question.place) for question in questions]
+
+    def explain(self, place: Place, nodes: NodeRows) -> Explained:
+        """What the nodes say of a place now; nothing is decided."""
+        cluster = self._look(nodes)
+        if cluster is None:
+            return Explained({}, None, ())
+        demand = _demand(place)
+        told = cluster.explain(demand)
+        counts = {reason.sentence: count for reason, count in told.counts.items() if count}
+        miss = told.nearest
+        nearest = None
+        if miss is not None:
+            lacks = {"milli-CPU": miss.cpu_milli, "MiB of memory": miss.memory_mib, "GPUs": miss.gpus}
+            short = ", ".join(f"{amount} {what}" for what, amount in lacks.items() if amount)
+            lack = f"{short} short" if short else miss.reason.sentence
+            nearest = f"node {self._names[miss.node]} lacks least: {lack}"
+        return Explained(counts, nearest, tuple(self._names[n] for n, _ in told.best))
+
+    @property
+    def seen(self) -> int:
+        """The newest revision of a node that the last call knew of."""
+        return self._seen
+
+    @property
+    def drawn(self) -> int:
+        """The position in the random stream at which the last call began."""
+        return self._drawn
+
+    def draw_from(self, drawn: int) -> None:
+        """The next call begins at this position of the random stream: to decide again what was decided."""
+        self._draw_from = drawn
+
+    def _look(self, nodes: NodeRows) -> LiveCluster | None:
+        """The cluster as the store has it now; None: there is no node."""
+        rows = nodes(self._seen, self._decided)
+        gone = self._decided - {row["name"] for row in rows}
+        self._decided = set()
+        if any(self._shapes.get(row["name"]) != _shape(row) for row in rows):
+            rows = nodes(-1, ())
+            self._build(rows)
+            gone = set()
+        cluster = self._cluster
+        if cluster is None:
+            return None
+        for name in gone & self._at.keys():
+            # It was removed: nothing says so but that its row is not there any more.
+            cluster.set_open(self._at[name], False)
+            self._known[self._at[name]] = (-1, False)
         for row in rows:
             self._seen = max(self._seen, row["revision"])
             n = self._at[row["name"]]
             if self._known[n] != (row["version"], row["open"]):
                 self._take_over(cluster, n, row)
-        return [self._answer(cluster, question.place) for question in questions]
+        return cluster
 
     def _build(self, rows: Sequence[Row]) -> None:
         models = tuple(sorted({row["gpu_model"] for row in rows if row["gpu_model"]}))
         self._names = tuple(row["name"] for row in rows)
         self._at = {name: n for n, name in enumerate(self._names)}
+        self._shapes = {row["name"]: _shape(row) for row in rows}
         nodes = Nodes(
             names=self._names,
             cpu_milli=np.array([row["cpu_milli"] for row in rows], dtype=np.int64),
@@ -83,8 +149,7 @@ class SchedulerPlacer:
         self._known[n] = (row["version"], row["open"])
 
     def _answer(self, cluster: LiveCluster, place: Place) -> Decided | NoFit:
-        spec = place.spec
-        demand = Demand(spec["cpu_milli"], spec["memory_mib"], spec["gpu_count"], spec["gpu_milli"])
+        demand = _demand(place)
         shunned = [self._at[name] for name in place.never if name in self._at]
         was_open = {n: self._known[n][1] for n in shunned}
         for n in shunned:
@@ -116,3 +181,12 @@ class SchedulerPlacer:
         if only is not None:
             return NoFit({f"{place.only}: {answer.sentence}": 1})
         return NoFit({reason.sentence: count for reason, count in cluster.reasons(demand).items() if count})
+
+
+def _shape(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("cpu_milli", "memory_mib", "gpus", "gpu_model", "labels", "taints"))
+
+
+def _demand(place: Place) -> Demand:
+    spec = place.spec
+    return Demand(spec["cpu_milli"], spec["memory_mib"], spec["gpu_count"], spec["gpu_milli"])

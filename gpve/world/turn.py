@@ -36,8 +36,12 @@ def turn(worker: Worker, store: Store, nodes: Nodes, placer: Placer, now: float)
     for operation in outgoing:
         if nodes.holds(operation.node):
             nodes.send(operation, worker.answer)
+        else:
+            worker.unsent(operation)
     questions, worker.questions = worker.questions, []
     if questions:
+        # Stable: of equal rank, who has waited longest is asked for first.
+        questions.sort(key=lambda question: -question.place.spec.get("priority", 0))
         answers = placer.decide(questions, store.nodes)
         for question, decision in zip(questions, answers, strict=True):
             worker.decided(question, decision)

@@ -15,12 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpve_sim.world.hardware import VERBS, Cannot, Hardware
-
 from gpve.engine.wire import operation_from_line, outcome_to_line
 from gpve.tasks.advance import Operation
 from gpve.tasks.operations import Make, OpKey, admit, key_of
 from gpve.tasks.outcome import Done, Outcome, Refused
+from gpve.world.hardware import VERBS, Cannot, Hardware
 
 
 class Appended:

@@ -2,7 +2,7 @@
 
 from gpve.tasks.flow import Flows
 from gpve.tasks.flows.agent_checkpoint import agent_checkpoint
-from gpve.tasks.flows.agent_create import agent_create
+from gpve.tasks.flows.agent_create import agent_create, agent_create_first
 from gpve.tasks.flows.agent_delete import agent_delete
 from gpve.tasks.flows.agent_pause import agent_pause
 from gpve.tasks.flows.agent_restart import agent_restart
@@ -20,7 +20,7 @@ from gpve.tasks.flows.node_rejoin import node_rejoin
 from gpve.tasks.flows.node_survey import node_survey
 from gpve.tasks.flows.recover import agent_recover, vcluster_recover, vm_recover
 from gpve.tasks.flows.vcluster_clone import vcluster_clone
-from gpve.tasks.flows.vcluster_create import vcluster_create
+from gpve.tasks.flows.vcluster_create import vcluster_create, vcluster_create_first
 from gpve.tasks.flows.vcluster_delete import vcluster_delete
 from gpve.tasks.flows.vcluster_pause import vcluster_pause
 from gpve.tasks.flows.vcluster_restore import vcluster_restore
@@ -32,7 +32,7 @@ from gpve.tasks.flows.vcluster_stop import vcluster_stop
 from gpve.tasks.flows.vcluster_upgrade import vcluster_upgrade
 from gpve.tasks.flows.vcluster_wake import vcluster_wake
 from gpve.tasks.flows.vm_clone import vm_clone
-from gpve.tasks.flows.vm_create import vm_create
+from gpve.tasks.flows.vm_create import vm_create, vm_create_first
 from gpve.tasks.flows.vm_delete import vm_delete
 from gpve.tasks.flows.vm_migrate import vm_migrate
 from gpve.tasks.flows.vm_pause import vm_pause
@@ -53,6 +53,7 @@ FLOWS = Flows(
     [
         agent_checkpoint,
         agent_create,
+        agent_create_first,
         agent_delete,
         agent_pause,
         agent_recover,
@@ -71,6 +72,7 @@ FLOWS = Flows(
         node_survey,
         vcluster_clone,
         vcluster_create,
+        vcluster_create_first,
         vcluster_delete,
         vcluster_pause,
         vcluster_recover,
@@ -84,6 +86,7 @@ FLOWS = Flows(
         vcluster_wake,
         vm_clone,
         vm_create,
+        vm_create_first,
         vm_delete,
         vm_migrate,
         vm_pause,

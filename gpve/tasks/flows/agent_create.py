@@ -1,18 +1,37 @@
 """Create an AI agent; if it shall run, place it and start it as `agent_start` does. A stopped one is a row, no more."""
 
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
 from gpve.tasks.flow import Flow, Step
+from gpve.tasks.flows.agent_program import Program
 from gpve.tasks.flows.agent_start import close_workspace, confine, kill, open_workspace, start, unconfine
-from gpve.tasks.flows.create import Created, autostart, close, locks, open_, place
+from gpve.tasks.flows.create import Created, Ranked, autostart, close, locks, open_, place
 from gpve.tasks.flows.guests import read, unplace
 
 
-class AgentCreate(Created):
+class AgentCreate(Ranked):
+    """An agent to create. ``program``: what it runs; a node that runs agents for real refuses one without."""
+
+    program: Annotated[Program | None, Field()] = None
+
+    def made_of(self) -> dict[str, Any]:
+        """Its spec."""
+        program = None if self.program is None else self.program.model_dump(mode="json", exclude_defaults=True)
+        return super().made_of() | {"program": program}
+
+
+class AgentCreateFirst(Created):
     """An agent to create."""
+
+    model_config = ConfigDict(title="AgentCreate")
 
 
 agent_create = Flow(
     "agent_create",
-    version=1,
+    version=2,
     body=AgentCreate,
     open=open_("agent"),
     locks=locks,
@@ -25,3 +44,5 @@ agent_create = Flow(
         Step("start", start, undo=kill, only_if=autostart),
     ],
 )
+agent_create_first = replace(agent_create, version=1, body=AgentCreateFirst)
+"""As it was before agents had programs: tasks of it may be in somebody's store."""

@@ -64,6 +64,16 @@ class Created(Body):
         return ()
 
 
+class Ranked(Created):
+    """A guest to create, with a rank among those that wait. ``priority``: the larger is asked for first."""
+
+    priority: Annotated[int, Field(ge=0, le=1000)] = 0
+
+    def made_of(self) -> dict[str, Any]:
+        """The guest's spec."""
+        return super().made_of() | {"priority": self.priority}
+
+
 def mac_of(guest: int, port: int) -> str:
     """A locally administered address that no other port of the cluster has."""
     number = guest << 4 | port

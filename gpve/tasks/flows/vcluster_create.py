@@ -4,9 +4,10 @@ A vCluster is a group of processes on a node: an API server and its controllers 
 reach it by an endpoint that the node serves from the vCluster's creation to its deletion.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from gpve.tasks.flow import Command, Context, Flow, Step
 from gpve.tasks.flows.create import (
@@ -14,6 +15,7 @@ from gpve.tasks.flows.create import (
     Disk,
     Gib,
     Pool,
+    Ranked,
     autostart,
     close,
     drop_volumes,
@@ -29,9 +31,26 @@ from gpve.tasks.flows.guests import on, ports, read, spec, unplace, volumes
 Version = Annotated[str, Field(pattern=r"^v1\.[0-9]{1,3}\.[0-9]{1,3}$")]
 
 
-class VclusterCreate(Created):
+class VclusterCreate(Ranked):
     """A vCluster to create. ``version``: of Kubernetes; ``pool``, ``datastore_gib``: where its datastore is."""
 
+    version: Version = "v1.31.0"
+    pool: Pool = "local"
+    datastore_gib: Gib = 4
+
+    def made_of(self) -> dict[str, Any]:
+        """Its spec."""
+        return super().made_of() | {"version": self.version}
+
+    def volumes_to_make(self) -> tuple[Disk, ...]:
+        """Its datastore."""
+        return (Disk(pool=self.pool, size_gib=self.datastore_gib),)
+
+
+class VclusterCreateFirst(Created):
+    """A vCluster to create. ``version``: of Kubernetes; ``pool``, ``datastore_gib``: where its datastore is."""
+
+    model_config = ConfigDict(title="VclusterCreate")
     version: Version = "v1.31.0"
     pool: Pool = "local"
     datastore_gib: Gib = 4
@@ -77,7 +96,7 @@ def stop(vcluster: Context) -> Command:
 
 vcluster_create = Flow(
     "vcluster_create",
-    version=1,
+    version=2,
     body=VclusterCreate,
     open=open_("vcluster"),
     locks=locks,
@@ -92,3 +111,5 @@ vcluster_create = Flow(
         Step("start", start, undo=stop, only_if=autostart),
     ],
 )
+vcluster_create_first = replace(vcluster_create, version=1, body=VclusterCreateFirst)
+"""As it was before priorities: tasks of it may be in somebody's store."""

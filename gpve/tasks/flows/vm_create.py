@@ -1,13 +1,15 @@
 """Create a VM: place it, make its volumes and ports, define it, start it. All or nothing."""
 
+from dataclasses import replace
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from gpve.tasks.flow import Command, Context, Flow, Step
 from gpve.tasks.flows.create import (
     Created,
     Disk,
+    Ranked,
     autostart,
     close,
     drop_volumes,
@@ -20,11 +22,24 @@ from gpve.tasks.flows.create import (
 )
 from gpve.tasks.flows.guests import on, ports, read, spec, unplace, volumes
 
+Disks = Annotated[tuple[Disk, ...], Field(strict=False, min_length=1, max_length=32)]
 
-class VmCreate(Created):
+
+class VmCreate(Ranked):
     """A VM to create. ``disks``: at least one."""
 
-    disks: Annotated[tuple[Disk, ...], Field(strict=False, min_length=1, max_length=32)] = (Disk(size_gib=8),)
+    disks: Disks = (Disk(size_gib=8),)
+
+    def volumes_to_make(self) -> tuple[Disk, ...]:
+        """Its disks."""
+        return self.disks
+
+
+class VmCreateFirst(Created):
+    """A VM to create. ``disks``: at least one."""
+
+    model_config = ConfigDict(title="VmCreate")
+    disks: Disks = (Disk(size_gib=8),)
 
     def volumes_to_make(self) -> tuple[Disk, ...]:
         """Its disks."""
@@ -53,7 +68,7 @@ def stop_hard(vm: Context) -> Command:
 
 vm_create = Flow(
     "vm_create",
-    version=1,
+    version=2,
     body=VmCreate,
     open=open_("vm"),
     locks=locks,
@@ -67,3 +82,5 @@ vm_create = Flow(
         Step("start", start, undo=stop_hard, only_if=autostart),
     ],
 )
+vm_create_first = replace(vm_create, version=1, body=VmCreateFirst)
+"""As it was before priorities: tasks of it may be in somebody's store."""

@@ -23,12 +23,12 @@ from gpve.tasks.ha import ACTOR
 from gpve.tasks.ledger import Row, Tx, Work
 from gpve.tasks.state import CLOSED, Status
 from gpve.tasks.submit import cancel, request, resume
+from gpve.world.hardware import RUNS
 from gpve.world.store import StoreDown
 from gpve_sim.world.chaos_look import at_rest
 from gpve_sim.world.chaos_plan import FIRST_GUEST, Mishap, Plan, Resident, Wish
 from gpve_sim.world.engine import SimEngine, World
 from gpve_sim.world.faults import Fault, Faults
-from gpve_sim.world.hardware import RUNS
 from gpve_sim.world.nodes import SimNodes
 from gpve_sim.world.store import MemoryStore, MemoryTx
 from gpve_sim.world.sweeping import best_fit

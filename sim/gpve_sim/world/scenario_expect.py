@@ -5,7 +5,7 @@ from typing import Any
 
 from gpve.tasks.audit import audit
 from gpve.tasks.ledger import Row
-from gpve_sim.world.hardware import RUNS, after_power_loss
+from gpve.world.hardware import RUNS, after_power_loss
 from gpve_sim.world.scenario_phrases import phrase
 from gpve_sim.world.scenario_stage import Stage
 

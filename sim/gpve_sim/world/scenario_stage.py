@@ -10,9 +10,9 @@ from gpve.tasks.advance import Operation
 from gpve.tasks.errors import TaskError
 from gpve.tasks.ledger import Row, Tx, Work
 from gpve.tasks.submit import cancel, resume
+from gpve.world.hardware import RUNS
 from gpve.world.store import StoreDown
 from gpve_sim.world.engine import SimEngine, World
-from gpve_sim.world.hardware import RUNS
 from gpve_sim.world.scenario_cluster import Clock, FollowedStore, Mishap, StagedNodes
 from gpve_sim.world.scenario_phrases import phrase
 from gpve_sim.world.scenario_script import Line, Wish

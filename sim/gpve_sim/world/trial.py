@@ -20,11 +20,11 @@ from gpve.tasks.flows.guests import charge, charged_for
 from gpve.tasks.ledger import Row, Tx, Work
 from gpve.tasks.state import CLOSED, Status
 from gpve.tasks.submit import request
+from gpve.world.hardware import Hardware, after_power_loss
 from gpve.world.placer import Placer
 from gpve.world.store import StoreDown
 from gpve_sim.world.engine import World
 from gpve_sim.world.faults import Faults, Injection
-from gpve_sim.world.hardware import Hardware, after_power_loss
 from gpve_sim.world.nodes import SimNodes
 from gpve_sim.world.store import MemoryStore
 

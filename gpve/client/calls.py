@@ -1,0 +1,115 @@
+"""Calls of the API as data, and what is read from their answers: what both clients share."""
+
+import base64
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from gpve.client.values import ApiError, Output
+
+AGAIN = (429, 502, 503, 504)
+"""Answers after which the same is asked again, of another server if there is one."""
+TRIES = 6
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 3.0
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+STREAM_TIMEOUT = httpx.Timeout(30.0, read=60.0)
+"""A server that streams says something every ten seconds."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call. One that changes something has a key of its own, so that asking again is not asking twice."""
+
+    method: str
+    path: str
+    query: Mapping[str, Any] = field(default_factory=dict)
+    body: Any = None
+    key: str | None = None
+    revision: int | None = None
+
+    def headers(self) -> dict[str, str]:
+        """Of the request, besides the token."""
+        told = {}
+        if self.key is not None:
+            told["Idempotency-Key"] = self.key
+        if self.revision is not None:
+            told["If-Match"] = f'"{self.revision}"'
+        return told
+
+    def arguments(self) -> dict[str, Any]:
+        """For httpx."""
+        query = {name: value for name, value in self.query.items() if value is not None}
+        told: dict[str, Any] = {"params": query, "headers": self.headers()}
+        if self.body is not None:
+            told["json"] = self.body
+        return told
+
+
+def submit(
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    key: str | None,
+    project: str | None = None,
+    revision: int | None = None,
+) -> Call:
+    """A call that submits a task."""
+    return Call(method, path, {"project": project}, body, key or uuid.uuid4().hex, revision)
+
+
+def fail(response: httpx.Response) -> None:
+    """Raise `ApiError` for an answer that is none."""
+    if response.status_code < 400:
+        return
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {}
+    raise ApiError(response.status_code, problem if isinstance(problem, dict) else {})
+
+
+def unreachable(servers: Iterable[str], error: Exception) -> ApiError:
+    """No server was reached."""
+    told = f"no server answers at {', '.join(servers)} ({type(error).__name__}: {error})"
+    return ApiError(0, {"type": "urn:gpve:problem:unreachable", "detail": told})
+
+
+class Events:
+    """Server-sent events, line by line."""
+
+    def __init__(self) -> None:
+        self._kind, self._data = "", ""
+        self.id: int | None = None
+        """Of the last event that had one: where to resume."""
+
+    def line(self, line: str) -> tuple[str, Any] | None:
+        """The event that this line ends: its kind and its data. Raises `ApiError` if it says why the stream broke."""
+        if line.startswith("id: "):
+            self.id = int(line.removeprefix("id: "))
+        elif line.startswith("event: "):
+            self._kind = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            self._data += line.removeprefix("data: ")
+        elif not line and self._data:
+            kind, data = self._kind, json.loads(self._data)
+            self._kind, self._data = "", ""
+            if kind == "problem":
+                raise ApiError(data.get("status", 500), data)
+            return kind, data
+        return None
+
+
+def output(line: str) -> Output:
+    """A line of an agent's output. Raises `ApiError` if it says why the stream broke."""
+    told = json.loads(line)
+    if "problem" in told:
+        raise ApiError(told["problem"].get("status", 500), told["problem"])
+    if "exit" in told:
+        return Output("exit", exit=told["exit"])
+    data = base64.b64decode(told["base64"]) if "base64" in told else told["data"].encode()
+    return Output(told["stream"], data)

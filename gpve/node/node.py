@@ -1,0 +1,155 @@
+"""One node: operations made once and fenced, and the lease by which guests with ha may run."""
+
+import asyncio
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from gpve.node.executor import CallError, Cannot, Executor, Frame
+from gpve.node.journal import Journal
+from gpve.tasks.advance import Operation
+from gpve.tasks.operations import Make, OpKey, admit, key_of
+from gpve.tasks.outcome import Done, Outcome, Refused, Unknown
+
+LOG = logging.getLogger(__name__)
+
+
+def clock() -> float:
+    """The clock by which a lease is counted: monotonic, and it goes on while the machine sleeps. Seconds."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Node:
+    """``executors``: by the kind of guest that a verb begins with (agent, vm, ...); "" for all others."""
+
+    def __init__(self, name: str, journal: Journal, executors: Mapping[str, Executor]) -> None:
+        self.name, self._journal, self._executors = name, journal, executors
+        self._under_way: dict[OpKey, asyncio.Task[Outcome]] = {}
+        self._lease_until = float("-inf")
+        self._leased = False
+
+    @property
+    def leased(self) -> bool:
+        """Whether guests with ha may run here now."""
+        return clock() < self._lease_until
+
+    async def grant(self, until: float) -> None:
+        """A beat was acknowledged: there is a lease until then (`clock`)."""
+        self._lease_until = max(self._lease_until, until)
+        if not self._leased and self.leased:
+            self._leased = True
+            for executor in set(self._executors.values()):
+                await executor.restart_ha()
+            await self._journal.disk.written()
+
+    async def expire(self) -> None:
+        """End what may not run any more, if the lease is over. To be called at `lease_until`, and now and then."""
+        if self._leased and not self.leased:
+            self._leased = False
+            LOG.warning("the lease is over: guests with ha are ended", extra={"node": self.name})
+            for executor in set(self._executors.values()):
+                await executor.end_ha()
+            await self._journal.disk.written()
+
+    @property
+    def lease_until(self) -> float:
+        """When the lease is over (`clock`)."""
+        return self._lease_until
+
+    async def perform(self, operation: Operation) -> Outcome:
+        """Make an operation once, or say what became of it. What is answered is on disk."""
+        try:
+            verdict = admit(self._journal, operation)
+            if not isinstance(verdict, Make):
+                await self._journal.disk.written()
+                return verdict
+            key = key_of(operation)
+            if key in self._under_way:
+                return await asyncio.shield(self._under_way[key])
+            if verdict.cut:
+                await self._cut((operation.task, operation.step, "do"))
+            making = asyncio.create_task(self._make(operation))
+            self._under_way[key] = making
+            making.add_done_callback(lambda _: self._under_way.pop(key, None))
+            # Whoever waits may go away; what was begun is brought to an end.
+            return await asyncio.shield(making)
+        except sqlite3.Error as error:
+            LOG.warning("the journal cannot be written: %s", error, extra={"node": self.name})
+            return Unknown(f"the node's journal cannot be written: {error}")
+        except Exception as error:
+            LOG.exception("operation %s", operation.verb, extra={"node": self.name, "task": operation.task})
+            return Unknown(f"{type(error).__name__}: {error}")
+
+    async def _cut(self, key: OpKey) -> None:
+        forward = self._under_way.get(key)
+        if forward is not None:
+            forward.cancel()
+            await asyncio.wait([forward])
+
+    async def _make(self, operation: Operation) -> Outcome:
+        executor = self._of(operation.verb)
+        if executor is not None and not executor.atomic:
+            # An older owner must be refused also if we die in the middle of the effect.
+            await self._journal.disk.written()
+        try:
+            result = await self._effect(operation, executor)
+        except Cannot as error:
+            await self._journal.disk.written()
+            return Refused(str(error), error.again)
+        except asyncio.CancelledError:
+            return Unknown("cut off by its undo")
+        except Exception as error:
+            LOG.exception("operation %s", operation.verb, extra={"node": self.name, "task": operation.task})
+            return Unknown(f"{type(error).__name__}: {error}")
+        self._journal.record(operation, result)
+        # If this fails, nobody knows: `perform` says so, and a repetition finds the effect there.
+        await self._journal.disk.written()
+        return Done(result)
+
+    async def _effect(self, operation: Operation, executor: Executor | None) -> dict[str, Any]:
+        guests = operation.arguments.get("guests", [])
+        match operation.verb:
+            case "node.look":
+                found: set[int] = set()
+                for each in set(self._executors.values()):
+                    found.update(await each.runs(guests))
+                return {"runs": [guest for guest in guests if guest in found]}
+            case "node.clean":
+                for each in set(self._executors.values()):
+                    await each.clean(guests)
+                return {}
+        if executor is None:
+            raise Cannot(f"this node has no executor for {operation.verb}")
+        return await executor.make(operation, self.leased)
+
+    def _of(self, verb: str) -> Executor | None:
+        return self._executors.get(verb.split(".")[0], self._executors.get(""))
+
+    async def call(self, asked: Mapping[str, Any]) -> AsyncIterator[Frame]:
+        """Answer a call that is no operation. Raises `CallError`."""
+        executor = self._executors.get("agent", self._executors.get(""))
+        if executor is None:
+            raise CallError("precondition", "this node runs no agents")
+        async for frame in executor.call(asked):
+            yield frame
+
+
+def operation_of(told: Any, node: str) -> Operation:
+    """An operation as the protocol tells it. Raises `ValueError`."""
+    arguments = json.loads(told.arguments_json or b"{}")
+    if told.direction not in ("do", "undo") or not isinstance(arguments, dict):
+        raise ValueError("no operation of this protocol")
+    return Operation(
+        told.task,
+        told.step,
+        told.direction,
+        node,
+        told.verb,
+        arguments,
+        told.resource,
+        told.epoch,
+        told.tombstone,
+    )

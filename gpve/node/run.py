@@ -1,0 +1,137 @@
+"""A node agent from its start to its end."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from gpve.model.errors import InputError
+from gpve.node import facts, identity
+from gpve.node.executor import Executor
+from gpve.node.guard import Guard
+from gpve.node.journal import Disk, Journal
+from gpve.node.node import Node
+from gpve.node.runtime import Runtime
+from gpve.node.session import Link
+from gpve.node.simulated import Simulated
+
+LOG = logging.getLogger(__name__)
+RUNTIME_SOCKET = Path("/run/gpve-agentrt.sock")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``directory``: its identity and journal. ``agents``: real, simulated, or auto (real where it works)."""
+
+    directory: Path
+    server: str = ""
+    token: str = ""
+    name: str = ""
+    socket: Path = RUNTIME_SOCKET
+    agents: str = "auto"
+    reserved_mib: int = 512
+    cpu_milli: int = 0
+    """0: what this machine has."""
+    memory_mib: int = 0
+    work_s: float = 0.0
+    """How long an operation of the simulated executor takes."""
+
+
+def serve(settings: Settings) -> None:
+    """Join if need be, and serve until a signal asks for the end; guests go on. Raises `InputError`."""
+    settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    me = identity.load(settings.directory)
+    if me is None:
+        if not (settings.server and settings.token and settings.name):
+            raise InputError(f"{settings.directory} has no identity yet: say --server, --token and --name")
+        me = identity.join(settings.server, settings.token, settings.name)
+        identity.keep(settings.directory, me)
+    elif settings.name not in ("", me.name):
+        raise InputError(f"{settings.directory} is of node {me.name}, not {settings.name}")
+    asyncio.run(_serve(settings, me))
+
+
+def preflight(settings: Settings) -> dict[str, Any]:
+    """What works on this machine, and what is missing."""
+
+    async def ask() -> dict[str, Any]:
+        disk = Disk(":memory:")
+        runtime, check = await _runtime(settings, Journal(disk, ""))
+        if runtime is not None:
+            await runtime.close()
+        at = settings.directory if settings.directory.exists() else Path("/")
+        found = facts.look(at, settings.reserved_mib, [check, facts.check_vms(), facts.check_vclusters()])
+        return {"cpu_milli": found.cpu_milli, "memory_mib": found.memory_mib, **found.told}
+
+    return asyncio.run(ask())
+
+
+async def _serve(settings: Settings, me: identity.Identity) -> None:
+    over = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, over.set)
+    disk = Disk(settings.directory / "journal.db")
+    disk.forget()
+    journal = Journal(disk, me.name)
+    executors: dict[str, Executor] = {"": Simulated(journal, settings.work_s)}
+    runtime, check = await _runtime(settings, journal)
+    guard = None
+    if runtime is not None:
+        executors["agent"] = runtime
+        guard = Guard(settings.directory, settings.socket)
+    found = _facts(settings, [check, facts.check_vms(), facts.check_vclusters()])
+    link = Link(
+        Node(me.name, journal, executors), me, facts.boot_id(), found, guard, partial(identity.keep, settings.directory)
+    )
+    LOG.info("node %s: %d milli-CPU, %d MiB", me.name, found.cpu_milli, found.memory_mib)
+    tasks = [asyncio.create_task(link.run()), asyncio.create_task(over.wait())]
+    if runtime is not None:
+        tasks.append(asyncio.create_task(_watch(runtime, link)))
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    if runtime is not None:
+        await runtime.close()
+    disk.close()
+    for task in done:
+        task.result()
+
+
+async def _runtime(settings: Settings, journal: Journal) -> tuple[Runtime | None, facts.Check]:
+    """The executor of agents, if it is wanted and works."""
+    if settings.agents == "simulated":
+        return None, facts.check_agents(None, (), "simulated, as was wished")
+    runtime = Runtime(settings.socket, journal)
+    try:
+        info = await runtime.info()
+    except grpc.RpcError as error:
+        await runtime.close()
+        problem = f"no Agent Runtime answers at {settings.socket}"
+        if settings.agents == "real":
+            raise InputError(f"{problem}: {error.details()}") from error
+        return None, facts.check_agents(None, (), problem)
+    return runtime, facts.check_agents(info.version, list(info.enforceable), "")
+
+
+async def _watch(runtime: Runtime, link: Link) -> None:
+    async for guest in runtime.ended():
+        link.seen(guest)
+
+
+def _facts(settings: Settings, checks: list[facts.Check]) -> facts.Facts:
+    found = facts.look(settings.directory, settings.reserved_mib, checks)
+    wanted: Mapping[str, int] = {"cpu_milli": settings.cpu_milli, "memory_mib": settings.memory_mib}
+    return facts.Facts(
+        wanted["cpu_milli"] or found.cpu_milli,
+        wanted["memory_mib"] or found.memory_mib,
+        found.gpus,
+        found.gpu_model,
+        found.labels,
+        found.told,
+    )

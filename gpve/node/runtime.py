@@ -1,0 +1,435 @@
+"""AI agents for real: the Agent Runtime's daemon of this host, driven over its Unix socket.
+
+An agent of the cluster with number N is ``gpve-N`` there. What a flow asks step by step (workspace, sandbox, start) the
+daemon does in two: it stores an agent, and starts it. So `agent.open` creates, `agent.confine` checks, `agent.start`
+starts. Whether an agent should run is kept in the node's journal: a lease that ends stops agents with ha, and one that
+comes back starts those that should run.
+"""
+
+import asyncio
+import json
+import logging
+import tomllib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import orjson
+
+from gpve.node.executor import CallError, Cannot, Frame
+from gpve.node.journal import Journal
+from gpve.runtime.v1 import runtime_pb2 as pb
+from gpve.runtime.v1 import runtime_pb2_grpc
+from gpve.tasks.advance import Operation
+
+LOG = logging.getLogger(__name__)
+WANTED = "agents"
+"""Under which name the journal keeps what should be: by agent running or paused."""
+HA = "gpve.ha"
+"""Label of agents that run only while their node has its lease."""
+ANSWER_S = 30.0
+START_S = 50.0
+LIVE = (pb.STATE_STARTING, pb.STATE_RUNNING, pb.STATE_PAUSED, pb.STATE_STOPPING, pb.STATE_BACKOFF, pb.STATE_CRASH_LOOP)
+WHEN = {
+    "never": pb.RestartPolicy.WHEN_NEVER,
+    "on-failure": pb.RestartPolicy.WHEN_ON_FAILURE,
+    "always": pb.RestartPolicy.WHEN_ALWAYS,
+}
+KINDS = {
+    grpc.StatusCode.NOT_FOUND: "not-found",
+    grpc.StatusCode.FAILED_PRECONDITION: "precondition",
+    grpc.StatusCode.INVALID_ARGUMENT: "invalid",
+    grpc.StatusCode.ALREADY_EXISTS: "precondition",
+}
+CHUNK = 64 * 1024
+
+
+def name_of(guest: int) -> str:
+    """The agent's id in the daemon."""
+    return f"gpve-{guest}"
+
+
+def guest_of(name: str) -> int | None:
+    """The number of an agent of the cluster; None: it is somebody else's."""
+    number = name.removeprefix("gpve-")
+    return int(number) if number != name and number.isdigit() else None
+
+
+class Runtime:
+    """Executor of agents (`gpve.node.executor.Executor`)."""
+
+    atomic = False
+
+    def __init__(self, socket: Path, journal: Journal) -> None:
+        # The path of a socket is no host name: without this the authority is refused as malformed.
+        options = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=options)
+        self._daemon = runtime_pb2_grpc.RuntimeServiceStub(self._channel)
+        self._journal = journal
+        self._wanted: dict[str, str] = journal.load(WANTED) or {}
+
+    async def close(self) -> None:
+        """Hang up; agents go on."""
+        await self._channel.close()
+
+    async def info(self) -> pb.InfoReply:
+        """The daemon's version, and what this host can enforce. Raises `grpc.RpcError`."""
+        reply: pb.InfoReply = await self._daemon.Info(pb.InfoRequest(), timeout=5.0)
+        return reply
+
+    async def make(self, operation: Operation, leased: bool) -> dict[str, Any]:
+        """As in `gpve.node.executor.Executor`."""
+        verb, arguments = operation.verb.removeprefix("agent."), operation.arguments
+        key = f"{operation.task}/{operation.step}/{operation.direction}/{operation.epoch}"
+        try:
+            await self._make(verb, int(arguments["guest"]), arguments, key, leased)
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
+                raise Cannot(error.details()) from error
+            if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise Cannot(error.details(), again=True) from error
+            raise
+        return {}
+
+    async def _make(self, verb: str, guest: int, a: Mapping[str, Any], key: str, leased: bool) -> None:
+        match verb:
+            case "open":
+                await self._open(guest, a["spec"], key)
+            case "close":
+                if a["remove"]:
+                    await self._remove(guest, key)
+            case "remove":
+                await self._remove(guest, key)
+            case "confine":
+                self._without_ports(a)
+                if await self._agent(guest) is None:
+                    raise Cannot(f"agent {guest} has no workspace here")
+            case "unconfine":
+                found = await self._agent(guest)
+                if found is not None and found.state in LIVE:
+                    raise Cannot("its processes are there")
+            case "start":
+                self._want(guest, "running")
+                await self._start(guest, key, leased)
+            case "kill":
+                self._want(guest, None)
+                await self._end(guest, key)
+            case "restart":
+                self._without_ports(a)
+                await self._end(guest, key)
+                self._want(guest, "running")
+                await self._start(guest, key, leased)
+            case "pause" | "repause":
+                await self._pause(guest, key, undoes=verb == "repause")
+            case "resume" | "unpause":
+                await self._resume(guest, key, undoes=verb == "unpause")
+            case _:
+                raise Cannot(f"the Agent Runtime's executor has no {verb!r} yet")
+
+    @staticmethod
+    def _without_ports(a: Mapping[str, Any]) -> None:
+        if a.get("ports"):
+            told = ", ".join(port["network"] for port in a["ports"])
+            raise Cannot(
+                f"agents have no ports in networks ({told}) yet; their policy's [network] says what they reach"
+            )
+
+    async def _agent(self, guest: int) -> pb.Agent | None:
+        try:
+            reply = await self._daemon.List(pb.ListRequest(ids=[name_of(guest)]), timeout=ANSWER_S)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.NOT_FOUND:
+                return None
+            raise
+        agent: pb.Agent = reply.agents[0]
+        return agent
+
+    def _want(self, guest: int, state: str | None) -> None:
+        if state is None:
+            self._wanted.pop(str(guest), None)
+        else:
+            self._wanted[str(guest)] = state
+        self._journal.keep(WANTED, self._wanted)
+
+    async def _open(self, guest: int, spec: Mapping[str, Any], key: str) -> None:
+        if spec.get("program") is None:
+            raise Cannot("this node runs agents for real: the agent needs a program (argv)")
+        if await self._agent(guest) is None:
+            request = pb.CreateRequest(request_id=key, id=name_of(guest), spec=spec_of(spec))
+            await self._daemon.Create(request, timeout=ANSWER_S)
+
+    async def _remove(self, guest: int, key: str) -> None:
+        self._want(guest, None)
+        try:
+            request = pb.DeleteRequest(request_id=key, id=name_of(guest), force=True)
+            await self._daemon.Delete(request, timeout=ANSWER_S)
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.NOT_FOUND:
+                raise
+
+    async def _start(self, guest: int, key: str, leased: bool) -> None:
+        found = await self._agent(guest)
+        if found is None:
+            raise Cannot(f"agent {guest} has no sandbox here")
+        if found.state in LIVE and found.state != pb.STATE_STOPPING:
+            return
+        if found.labels.get(HA) and not leased:
+            return
+        reply = await self._daemon.Start(pb.StartRequest(request_id=f"{key}/start", id=name_of(guest)), timeout=START_S)
+        if reply.agent.state == pb.STATE_EXITED and reply.agent.last_exit.reason == pb.EXIT_REASON_START_FAILED:
+            raise Cannot(reply.agent.last_exit.detail)
+
+    async def _end(self, guest: int, key: str) -> None:
+        """SIGTERM, the agent's own grace, SIGKILL; what has ended already is fine."""
+        found = await self._agent(guest)
+        if found is None or found.state not in LIVE:
+            return
+        await self._daemon.Stop(pb.StopRequest(request_id=f"{key}/stop", id=name_of(guest)), timeout=START_S)
+
+    async def _pause(self, guest: int, key: str, undoes: bool) -> None:
+        found = await self._agent(guest)
+        if found is None:
+            if undoes:
+                return
+            raise Cannot(f"agent {guest} is not there")
+        self._want(guest, "paused")
+        if found.state == pb.STATE_RUNNING:
+            await self._daemon.Pause(pb.PauseRequest(request_id=key, id=name_of(guest)), timeout=ANSWER_S)
+        elif found.state != pb.STATE_PAUSED and not undoes:
+            raise Cannot(f"agent {guest} does not run: it is {_state(found)}")
+
+    async def _resume(self, guest: int, key: str, undoes: bool) -> None:
+        found = await self._agent(guest)
+        if found is None:
+            if undoes:
+                return
+            raise Cannot(f"agent {guest} is not there")
+        self._want(guest, "running")
+        if found.state == pb.STATE_PAUSED:
+            await self._daemon.Resume(pb.ResumeRequest(request_id=key, id=name_of(guest)), timeout=ANSWER_S)
+
+    async def runs(self, guests: Sequence[int]) -> list[int]:
+        """As in `gpve.node.executor.Executor`."""
+        states = {guest_of(agent.id): agent for agent in await self._agents()}
+        found = []
+        for guest in guests:
+            agent = states.get(guest)
+            waits = agent is not None and agent.labels.get(HA) and str(guest) in self._wanted and _ended_by_us(agent)
+            if agent is not None and (agent.state in LIVE or waits):
+                found.append(guest)
+        return found
+
+    async def _agents(self) -> list[pb.Agent]:
+        reply = await self._daemon.List(pb.ListRequest(), timeout=ANSWER_S)
+        return [agent for agent in reply.agents if guest_of(agent.id) is not None]
+
+    async def clean(self, guests: Sequence[int]) -> None:
+        """As in `gpve.node.executor.Executor`."""
+        for guest in guests:
+            await self._remove(guest, "")
+
+    async def end_ha(self) -> None:
+        """As in `gpve.node.executor.Executor`: the guard ends them, also when no node agent is there (`guard`)."""
+
+    async def restart_ha(self) -> None:
+        """As in `gpve.node.executor.Executor`."""
+        try:
+            agents = await self._agents()
+        except grpc.RpcError as error:
+            LOG.warning("the Agent Runtime does not answer: %s", error.details())
+            return
+        for agent in agents:
+            guest = guest_of(agent.id)
+            wanted = self._wanted.get(str(guest))
+            if guest is None or wanted is None or not agent.labels.get(HA) or not _ended_by_us(agent):
+                continue
+            try:
+                await self._daemon.Start(pb.StartRequest(id=agent.id), timeout=START_S)
+                if wanted == "paused":
+                    await self._daemon.Pause(pb.PauseRequest(id=agent.id), timeout=ANSWER_S)
+            except grpc.RpcError as error:
+                LOG.warning("agent %s is not started again: %s", agent.id, error.details())
+
+    async def ended(self) -> AsyncIterator[int]:
+        """Agents that end for good by themselves, as it happens; for ever."""
+        while True:
+            try:
+                request = pb.EventsRequest(follow=True, from_now=True)
+                wanted_now = [int(number) for number in self._wanted]
+                for lost in set(wanted_now) - set(await self.runs(wanted_now)):
+                    yield lost
+                async for event in self._daemon.Events(request):
+                    guest = guest_of(event.agent)
+                    wanted = guest is not None and str(guest) in self._wanted
+                    if guest is not None and wanted and event.kind == "exited" and not _by_us(event.exit):
+                        yield guest
+            except grpc.RpcError as error:
+                LOG.info("the Agent Runtime does not answer: %s", error.details())
+            await asyncio.sleep(1.0)
+
+    async def call(self, asked: Mapping[str, Any]) -> AsyncIterator[Frame]:
+        """As in `gpve.node.executor.Executor`."""
+        try:
+            match asked["verb"]:
+                case "logs":
+                    frames = self._logs(asked)
+                case "exec":
+                    frames = self._exec(asked)
+                case "status":
+                    frames = self._status(asked)
+                case other:
+                    raise CallError("invalid", f"no call {other!r}")
+            async for frame in frames:
+                yield frame
+        except grpc.RpcError as error:
+            raise CallError(KINDS.get(error.code(), "unavailable"), error.details()) from error
+
+    async def _logs(self, asked: Mapping[str, Any]) -> AsyncIterator[Frame]:
+        request = pb.LogsRequest(
+            id=name_of(asked["guest"]), follow=bool(asked["follow"]), tail_bytes=int(asked["tail_bytes"])
+        )
+        async for chunk in self._daemon.Logs(request):
+            yield int(chunk.stream), chunk.data, None
+
+    async def _exec(self, asked: Mapping[str, Any]) -> AsyncIterator[Frame]:
+        stdin = str(asked.get("stdin", "")).encode(errors="surrogateescape")
+        begin = pb.ExecRequest.Begin(
+            id=name_of(asked["guest"]),
+            argv=asked["argv"],
+            env=asked.get("env", {}),
+            cwd=asked.get("cwd", ""),
+            stdin=bool(stdin),
+            timeout_ms=asked.get("timeout_ms", 0),
+        )
+
+        def messages() -> Iterator[pb.ExecRequest]:
+            yield pb.ExecRequest(begin=begin)
+            for at in range(0, len(stdin), CHUNK):
+                yield pb.ExecRequest(stdin=stdin[at : at + CHUNK])
+            if stdin:
+                yield pb.ExecRequest(stdin_closed=True)
+
+        async for reply in self._daemon.Exec(messages()):
+            match reply.WhichOneof("message"):
+                case "stdout":
+                    yield 1, reply.stdout, None
+                case "stderr":
+                    yield 2, reply.stderr, None
+                case "exit":
+                    yield 0, b"", -reply.exit.signal if reply.exit.signal else reply.exit.code
+
+    async def _status(self, asked: Mapping[str, Any]) -> AsyncIterator[Frame]:
+        name = name_of(asked["guest"])
+        agent = (await self._daemon.List(pb.ListRequest(ids=[name]), timeout=ANSWER_S)).agents[0]
+        stats = (await self._daemon.Stats(pb.StatsRequest(ids=[name]), timeout=ANSWER_S)).stats
+        told: dict[str, Any] = {
+            "executor": "runtime",
+            "state": _state(agent),
+            "ready": agent.ready,
+            "restarts": agent.restarts,
+            "enforced": list(agent.enforced),
+            "last_exit": _exit(agent.last_exit) if agent.HasField("last_exit") else None,
+        }
+        if stats:
+            one = stats[0]
+            told["uses"] = {
+                "cpu_ns": one.cpu_ns,
+                "memory_bytes": one.memory_bytes,
+                "memory_peak_bytes": one.memory_peak_bytes,
+                "pids": one.pids,
+                "oom_kills": one.oom_kills,
+                "limit_hits": dict(one.limit_hits),
+                "denials": dict(one.denials),
+            }
+        yield 1, orjson.dumps(told), None
+
+
+def _ended_by_us(agent: pb.Agent) -> bool:
+    """Ended by a Stop or a Kill, not by itself; or never started for want of a lease."""
+    if agent.state == pb.STATE_CREATED:
+        return True
+    return bool(agent.state == pb.STATE_EXITED and _by_us(agent.last_exit))
+
+
+def _by_us(ended: pb.Exit) -> bool:
+    return bool(ended.reason == pb.EXIT_REASON_STOPPED)
+
+
+def _state(agent: pb.Agent) -> str:
+    return str(pb.State.Name(agent.state)).removeprefix("STATE_").lower().replace("_", "-")
+
+
+def _exit(ended: pb.Exit) -> dict[str, Any]:
+    reason = pb.ExitReason.Name(ended.reason).removeprefix("EXIT_REASON_").lower().replace("_", "-")
+    told = {"reason": reason, "code": ended.code, "signal": ended.signal, "detail": ended.detail}
+    return told | {"limits_hit": list(ended.limits_hit)}
+
+
+def spec_of(spec: Mapping[str, Any]) -> pb.AgentSpec:
+    """What the daemon is told of an agent. The guest's amounts narrow what its policy says."""
+    program = spec["program"]
+    restart = program.get("restart", {})
+    checks = {name: _check(program[name]) for name in ("startup", "readiness", "liveness") if program.get(name)}
+    return pb.AgentSpec(
+        policy=policy_of(program.get("policy", ""), spec["cpu_milli"], spec["memory_mib"]),
+        argv=program["argv"],
+        env=program.get("env", {}),
+        cwd=program.get("cwd", ""),
+        labels={HA: "1"} if spec.get("ha") else {},
+        restart=pb.RestartPolicy(
+            when=WHEN[restart.get("when", "on-failure")],
+            max_restarts=restart.get("max_restarts", 0),
+            first_delay_ms=restart.get("first_delay_ms", 100),
+            max_delay_ms=restart.get("longest_delay_ms", 60_000),
+        ),
+        health=pb.HealthChecks(**checks),
+        stop_grace_ms=program.get("stop_grace_ms", 5_000),
+    )
+
+
+def policy_of(document: str, cpu_milli: int, memory_mib: int) -> str:
+    """The agent's policy with the guest's amounts as its limits, unless it states lower ones.
+
+    What cannot be read is passed on as it is: the daemon says what is wrong with it, and where.
+    """
+    try:
+        policy = json.loads(document) if document.lstrip().startswith("{") else tomllib.loads(document)
+        policy.setdefault("version", 1)
+        limits = policy.setdefault("limits", {})
+        stated, cpus = limits.get("memory"), limits.get("cpus")
+        if stated is None or _bytes(stated) > memory_mib << 20:
+            limits["memory"] = f"{memory_mib}MiB"
+        if cpus is None or cpus > cpu_milli / 1000:
+            limits["cpus"] = cpu_milli / 1000
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return document
+    return json.dumps(policy)
+
+
+UNITS = {"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
+
+
+def _bytes(stated: Any) -> int:
+    if isinstance(stated, int):
+        return stated
+    text = str(stated).strip()
+    return int(text[:-3]) << UNITS[text[-3:]]
+
+
+def _check(told: Mapping[str, Any]) -> pb.HealthCheck:
+    check = pb.HealthCheck(
+        period_ms=told.get("period_ms", 10_000),
+        timeout_ms=told.get("timeout_ms", 1_000),
+        initial_delay_ms=told.get("initial_delay_ms", 0),
+        failure_threshold=told.get("failures", 3),
+    )
+    if told.get("exec"):
+        check.exec.argv.extend(told["exec"])
+    elif told.get("http_port"):
+        check.http.port, check.http.path = told["http_port"], told.get("http_path", "/")
+    elif told.get("tcp_port"):
+        check.tcp.port = told["tcp_port"]
+    else:
+        check.heartbeat.max_age_ms = told["heartbeat_ms"]
+    return check

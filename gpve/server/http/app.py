@@ -1,0 +1,287 @@
+"""The application: who may ask, how much one may send, what an error looks like, what is measured."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any
+
+import orjson
+from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gpve import __version__
+from gpve.model.errors import InputError
+from gpve.server.control import Control, Wish
+from gpve.server.http.shapes import ProblemDetails
+from gpve.server.metrics import METRICS
+from gpve.server.problems import Problem, problem_of
+from gpve.tasks.errors import TaskError
+from gpve.tasks.retention import Compacted
+from gpve.world.store import StoreDown
+
+LOG = logging.getLogger(__name__)
+LONGEST_BODY = 1 << 20
+"""Bytes."""
+DEEPEST = 32
+"""Levels of a JSON document."""
+BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{\]}]', re.DOTALL)
+"""Strings and brackets; a string that does not end goes to the end, or hostile bodies take a time that is quadratic."""
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    code: {"description": text, "content": {"application/problem+json": {}}, "model": ProblemDetails}
+    for code, text in {
+        400: "The request cannot be read.",
+        401: "No valid token.",
+        403: "The project would have more than it may.",
+        404: "There is no such thing.",
+        409: "Its state does not allow it, or the idempotency key belongs to another request.",
+        410: "The revision is not kept any more.",
+        412: "It has changed since (If-Match).",
+        413: "The request is too large.",
+        415: "The media type is not application/json.",
+        422: "A field is wrong.",
+        429: "Too many requests at once.",
+        503: "The database or the node does not answer.",
+    }.items()
+}
+"""What any operation may answer instead."""
+
+
+class Json(JSONResponse):
+    """JSON, made by orjson."""
+
+    def render(self, content: Any) -> bytes:
+        """Bytes of it."""
+        return orjson.dumps(content)
+
+
+class Strict(APIRoute):
+    """A route whose JSON bodies are read with a bound on their depth."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """As FastAPI's."""
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            return await handle(_Shallow(request.scope, request.receive))
+
+        return handler
+
+
+class _Shallow(Request):
+    async def json(self) -> Any:
+        """The body; what is no JSON, or too deep, is a `Problem`."""
+        body = await self.body()
+        if _depth(body) > DEEPEST:
+            raise Problem(422, "bad-field", f"body: deeper than {DEEPEST} levels", [("body", "too deep")])
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise Problem(400, "bad-request", f"body: no JSON: {error}", [("body", str(error))]) from None
+
+
+def _depth(body: bytes) -> int:
+    """How deep brackets are nested at the most, strings left out; broken documents may count for more."""
+    depth = deepest = 0
+    for bracket in BRACKETS.findall(body):
+        if bracket in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif bracket in (b"]", b"}"):
+            depth -= 1
+    return deepest
+
+
+def build(control: Control) -> FastAPI:
+    """The application of one server."""
+    from gpve.server.http import cluster, guests, streams
+
+    app = FastAPI(
+        title="GPVE",
+        version=__version__,
+        description="Virtual machines, virtual Kubernetes clusters and AI agents under one scheduler.",
+        openapi_url="/api/v1/openapi.json",
+        docs_url="/api/v1/docs",
+        redoc_url=None,
+        default_response_class=Json,
+        redirect_slashes=False,
+    )
+    app.state.control = control
+    for module in (guests, cluster, streams):
+        app.include_router(module.router(), prefix="/api/v1", dependencies=[Depends(authenticated)], responses=PROBLEMS)
+    app.include_router(cluster.open_router(), prefix="/api/v1", responses=PROBLEMS)
+    app.include_router(cluster.health_router())
+    app.add_exception_handler(RequestValidationError, _unfit)
+    app.add_exception_handler(HTTPException, _unknown)
+    app.add_exception_handler(Problem, _told)
+    for kind in (TaskError, InputError, Compacted, StoreDown, TimeoutError):
+        app.add_exception_handler(kind, _told)
+    app.add_middleware(Bounds)
+    return app
+
+
+bearer = HTTPBearer(auto_error=False, description="A token of the API: `gpve token create NAME`.")
+
+
+async def authenticated(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> str:
+    """Whose token it is; else 401."""
+    control: Control = request.app.state.control
+    name = None if credentials is None else await control.caller(credentials.credentials)
+    if name is None:
+        raise Problem(401, "unauthenticated", "say Authorization: Bearer TOKEN, with a token that is valid")
+    request.scope["actor"] = name
+    return name
+
+
+async def control_of(request: Request) -> Control:
+    """The use cases behind this application."""
+    control: Control = request.app.state.control
+    return control
+
+
+Cases = Annotated[Control, Depends(control_of)]
+IdempotencyKey = Annotated[
+    str | None, Header(description="The same key is the same task.", min_length=1, max_length=128, pattern=r"^[!-~]+$")
+]
+IfMatch = Annotated[str | None, Header(description='The guest\'s ETag, as `"57"`.', pattern=r'^(W/)?"[0-9]{1,15}"$')]
+
+
+async def wish_of(
+    request: Request, idempotency_key: IdempotencyKey = None, if_match: IfMatch = None, project: str = "default"
+) -> Wish:
+    """On whose behalf a change is made, and on which conditions."""
+    revision = None if if_match is None else int(if_match.removeprefix("W/").strip('"'))
+    return Wish(request.scope["actor"], project, idempotency_key, revision)
+
+
+def _response(request: Request, problem: Problem) -> Response:
+    headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(
+        orjson.dumps(problem.document(request.scope.get("request_id", ""))),
+        problem.status,
+        headers,
+        "application/problem+json",
+    )
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    if problem.status == 500:
+        LOG.error("a defect", exc_info=error, extra={"request": request.scope.get("request_id")})
+    return _response(request, problem)
+
+
+async def _unfit(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = []
+    for one in error.errors()[:16]:
+        place = [str(part) for part in one["loc"] if part not in ("body", "query", "path", "header")]
+        errors.append((".".join(place) or "body", str(one["msg"])))
+    detail = "; ".join(f"{name}: {problem}" for name, problem in errors)
+    if any(one["type"] == "json_invalid" for one in error.errors()):
+        return _response(request, Problem(400, "bad-request", detail, errors))
+    return _response(request, Problem(422, "bad-field", detail, errors))
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, Problem):
+        # Raised while the body was read.
+        return _response(request, error.__cause__)
+    if error.status_code == 405:
+        response = _response(request, Problem(405, "not-allowed", f"no {request.method} here"))
+        response.headers.update(error.headers or {})
+        return response
+    if error.status_code == 404:
+        return _response(request, Problem(404, "not-found", f"nothing is served at {request.url.path}"))
+    return _response(request, Problem(error.status_code, "bad-request", str(error.detail)))
+
+
+class Bounds:
+    """Outermost: an id for each request, a bound on its body, a line in the log, a count in the metrics."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI says."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        asked = headers.get(b"x-request-id", b"").decode("latin-1")
+        scope["request_id"] = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+        began, status = time.perf_counter(), 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = scope["request_id"]
+            await send(message)
+
+        try:
+            await self._bounded(scope, headers, receive, answer)
+        except Exception as error:
+            if status:
+                raise
+            await (await _told(Request(scope), error))(scope, receive, answer)
+        finally:
+            took = time.perf_counter() - began
+            route = getattr(scope.get("route"), "path", "other")
+            METRICS.requests.labels(scope["method"], route, str(status)).inc()
+            METRICS.request_s.labels(scope["method"], route).observe(took)
+            LOG.info(
+                "%s %s %d",
+                scope["method"],
+                scope["path"],
+                status,
+                extra={"request": scope["request_id"], "actor": scope.get("actor"), "ms": round(1000 * took, 1)},
+            )
+
+    async def _bounded(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: Callable[[Message], Awaitable[None]]
+    ) -> None:
+        told = headers.get(b"content-length", b"0")
+        if not told.isdigit() or int(told) > LONGEST_BODY:
+            await self._refuse(scope, receive, answer, _too_large())
+            return
+        if int(told) or b"transfer-encoding" in headers:
+            kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+            if kind != b"application/json":
+                wrong = Problem(415, "wrong-type", "Content-Type: application/json is wanted")
+                await self._refuse(scope, receive, answer, wrong)
+                return
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > LONGEST_BODY:
+                raise _too_large()
+            return message
+
+        await self._app(scope, counted, answer)
+
+    async def _refuse(self, scope: Scope, receive: Receive, answer: Any, problem: Problem) -> None:
+        response = _response(Request(scope), problem)
+        response.headers["Connection"] = "close"
+        await response(scope, receive, answer)
+
+
+def _too_large() -> Problem:
+    return Problem(413, "too-large", f"a body has at most {LONGEST_BODY} bytes", [("body", "too large")])

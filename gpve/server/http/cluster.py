@@ -1,0 +1,276 @@
+"""Nodes, tasks, quotas, tokens, the cluster itself; and without a token: joining, and whether the server is well."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from prometheus_client import generate_latest
+from pydantic import BaseModel, ConfigDict, Field
+
+from gpve.server.control import Wish
+from gpve.server.http import shapes
+from gpve.server.http.app import Cases, Json, Strict, wish_of
+from gpve.server.http.guests import Page, Size, Text, accepted
+from gpve.server.http.shapes import (
+    Ca,
+    Drain,
+    Explanation,
+    Joined,
+    NewToken,
+    Node,
+    Nodes,
+    Quota,
+    Status,
+    Task,
+    Tasks,
+    TaskWithLog,
+    Token,
+)
+
+TaskNumber = Annotated[int, Path(description="The task's number.", ge=1, le=1 << 53)]
+NodeName = Annotated[str, Path(description="The node's name.", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+ProjectName = Annotated[str, Path(description="The project.", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+Limit = Annotated[int | None, Field(ge=0, le=1 << 53)]
+WishOf = Annotated[Wish, Depends(wish_of)]
+
+
+class Asked(BaseModel):
+    """A request's body; unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Cancel(Asked):
+    """``reason``: what the log shall say."""
+
+    reason: Annotated[str, Field(max_length=191, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+
+
+class DrainWish(Asked):
+    """``dry_run``: only say which guests would stay."""
+
+    dry_run: bool = False
+
+
+class Limits(Asked):
+    """Most guests, cpu_milli and memory_mib of a project; null: no limit."""
+
+    guests_limit: Limit = None
+    cpu_milli_limit: Limit = None
+    memory_mib_limit: Limit = None
+
+
+class TokenWish(Asked):
+    """A token of the API. ``lives_s``: seconds; null: until it is withdrawn."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[ -~]+$")]
+    lives_s: Annotated[int, Field(ge=1, le=10 * 366 * 86_400)] | None = None
+
+
+class JoinTokenWish(Asked):
+    """A token with which one node joins, once. ``node``: this one alone (one that is of the cluster joins anew)."""
+
+    node: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")] | None = None
+    lives_s: Annotated[int, Field(ge=1, le=366 * 86_400)] = 3600
+
+
+class Join(Asked):
+    """A node's wish to join: its one-time token, its name, and a certificate request (PEM)."""
+
+    token: Annotated[str, Field(min_length=1, max_length=256)]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+    csr: Annotated[str, Field(min_length=1, max_length=16_384)]
+
+
+def router() -> APIRouter:
+    """What needs a token."""
+    made = APIRouter(route_class=Strict)
+    get, post, delete = ["GET"], ["POST"], ["DELETE"]
+    for path, endpoint, methods, status, shape, tag in (
+        ("/tasks", _tasks, get, 200, Tasks, "tasks"),
+        ("/tasks/{task}", _task, get, 200, TaskWithLog, "tasks"),
+        ("/tasks/{task}/cancel", _cancel, post, 202, Task, "tasks"),
+        ("/tasks/{task}/resume", _resume, post, 202, Task, "tasks"),
+        ("/nodes", _nodes, get, 200, Nodes, "nodes"),
+        ("/nodes/{node}", _node, get, 200, Node, "nodes"),
+        ("/nodes/{node}/drain", _drain, post, 202, Drain, "nodes"),
+        ("/nodes/{node}/open", _open, post, 202, Task, "nodes"),
+        ("/nodes/{node}", _leave, delete, 204, None, "nodes"),
+        ("/join-tokens", _join_token, post, 201, NewToken, "nodes"),
+        ("/projects/{project}/quota", _quota, get, 200, Quota, "projects"),
+        ("/projects/{project}/quota", _limit, ["PUT"], 200, Quota, "projects"),
+        ("/tokens", _tokens, get, 200, list[Token], "tokens"),
+        ("/tokens", _token, post, 201, NewToken, "tokens"),
+        ("/tokens/{digest}", _withdraw, delete, 204, None, "tokens"),
+        ("/status", _status, get, 200, Status, "cluster"),
+        ("/audit", _audit, get, 200, list[str], "cluster"),
+        ("/guests/{guest}/explain", _explain, get, 200, Explanation, "guests"),
+    ):
+        options: dict[str, Any] = {"methods": methods, "status_code": status, "tags": [tag]}
+        if shape is not None:
+            options["response_model"] = shape
+        else:
+            options["response_class"] = Response
+        made.add_api_route(path, endpoint, **options)
+    return made
+
+
+def open_router() -> APIRouter:
+    """What a node asks that is not of the cluster yet."""
+    made = APIRouter(route_class=Strict)
+    made.add_api_route("/ca", _ca, response_model=Ca, tags=["nodes"])
+    made.add_api_route("/join", _join, methods=["POST"], response_model=Joined, tags=["nodes"])
+    return made
+
+
+def health_router() -> APIRouter:
+    """What machines ask."""
+    made = APIRouter(include_in_schema=False)
+    made.add_api_route("/healthz", _healthz)
+    made.add_api_route("/readyz", _readyz)
+    made.add_api_route("/metrics", _metrics)
+    return made
+
+
+async def _tasks(
+    control: Cases,
+    page: Page = None,
+    size: Size = 100,
+    status: Text = None,
+    project: Text = None,
+    target: Text = None,
+) -> Response:
+    """Tasks, the newest first."""
+    equal = {"status": status, "project": project, "target": target}
+    wanted = {name: value for name, value in equal.items() if value is not None}
+    rows = await control.tasks(None if page is None else int(page), size, **wanted)
+    following = str(rows[-1]["id"]) if len(rows) == size else None
+    return Json({"tasks": [shapes.task(row) for row in rows], "next": following})
+
+
+async def _task(control: Cases, task: TaskNumber) -> Response:
+    """A task and its log."""
+    row = await control.task(task)
+    events = await control.read(control.store.rows, "event", task=task)
+    return Json(shapes.task(row) | {"body": _body(row["body"]), "log": [shapes.event(event) for event in events]})
+
+
+def _body(text: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"damaged": text}
+
+
+async def _cancel(control: Cases, task: TaskNumber, body: Cancel, request: Request) -> Response:
+    """Ask for the end of a task: what it did is undone. Refused once its commit point is behind."""
+    return accepted(await control.cancel(task, body.reason or f"by {request.scope['actor']}"))
+
+
+async def _resume(control: Cases, task: TaskNumber) -> Response:
+    """Give a stuck task a new deadline; nothing else is altered."""
+    return accepted(await control.resume(task))
+
+
+async def _nodes(control: Cases) -> Response:
+    """All nodes."""
+    rows = await control.read(control.store.rows, "node")
+    return Json({"nodes": [shapes.node(row) for row in rows]})
+
+
+async def _node(control: Cases, node: NodeName) -> Response:
+    """A node, and what it says of itself."""
+    return Json(shapes.node(*await control.node(node)))
+
+
+async def _drain(control: Cases, node: NodeName, body: DrainWish, wish: WishOf) -> Response:
+    """Empty a node: it takes no more guests, and those that can move do."""
+    stay = await control.would_stay(node)
+    task = None if body.dry_run else shapes.task(await control.drain(node, wish))
+    return Json({"task": task, "blockers": stay}, 202)
+
+
+async def _open(control: Cases, node: NodeName, wish: WishOf) -> Response:
+    """Open a node that was drained."""
+    return accepted(await control.open_node(node, wish))
+
+
+async def _leave(control: Cases, node: NodeName) -> Response:
+    """A node that carries nothing leaves for good."""
+    await control.leave(node)
+    return Response(status_code=204)
+
+
+async def _join_token(control: Cases, body: JoinTokenWish) -> Response:
+    """A token with which one node joins, once."""
+    token = await control.make_token(body.node or "", "join", body.lives_s)
+    return Json({"token": token}, 201)
+
+
+async def _quota(control: Cases, project: ProjectName) -> Response:
+    """What a project uses, and its limits."""
+    return Json(await control.quota(project))
+
+
+async def _limit(control: Cases, project: ProjectName, body: Limits) -> Response:
+    """Give a project limits. What it has it keeps."""
+    return Json(await control.limit(project, body.model_dump()))
+
+
+async def _tokens(control: Cases) -> Response:
+    """What is known of all tokens."""
+    return Json(await control.tokens())
+
+
+async def _token(control: Cases, body: TokenWish) -> Response:
+    """A new token of the API, shown this once."""
+    return Json({"token": await control.make_token(body.name, "api", body.lives_s)}, 201)
+
+
+async def _withdraw(control: Cases, digest: Annotated[str, Path(pattern=r"^[0-9a-f]{12,64}$")]) -> Response:
+    """A token is worth nothing any more (within five seconds on every server)."""
+    await control.withdraw(digest)
+    return Response(status_code=204)
+
+
+async def _status(control: Cases) -> Response:
+    """The cluster in short."""
+    return Json(await control.status())
+
+
+async def _audit(control: Cases) -> Response:
+    """Check every invariant that can be read off the store; a sentence for each finding."""
+    return Json(await control.audit())
+
+
+async def _explain(control: Cases, guest: Annotated[int, Path(ge=1, le=1 << 53)]) -> Response:
+    """Why a guest is where it is, or why it waits."""
+    return Json(await control.explain(guest))
+
+
+async def _ca(control: Cases) -> Response:
+    """The cluster's authority, PEM. Who asks knows its fingerprint, or believes what it is told."""
+    return Json({"ca": control.authority.certificate.decode()})
+
+
+async def _join(control: Cases, body: Join) -> Response:
+    """A node joins with a one-time token."""
+    certificate, servers = await control.join(body.token, body.name, body.csr.encode())
+    ca = control.authority.certificate.decode()
+    return Json({"certificate": certificate.decode(), "ca": ca, "servers": servers})
+
+
+async def _healthz() -> Response:
+    return Response("ok\n", media_type="text/plain")
+
+
+async def _readyz(control: Cases) -> Response:
+    problem = await control.not_ready()
+    if problem:
+        return Response(f"not ready: {problem}\n", 503, media_type="text/plain")
+    return Response("ready\n", media_type="text/plain")
+
+
+async def _metrics() -> Response:
+    return Response(generate_latest(), media_type="text/plain; version=0.0.4")

@@ -1,0 +1,180 @@
+"""What goes on for a while: watching, following a task, an agent's output, a program inside an agent."""
+
+import base64
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import Field
+
+from gpve.server import watch
+from gpve.server.dump import dump
+from gpve.server.http import shapes
+from gpve.server.http.app import Cases, Json, Strict
+from gpve.server.http.cluster import Asked, TaskNumber
+from gpve.server.http.guests import GuestNumber
+from gpve.server.problems import problem_of
+from gpve.tasks.flows.agent_program import Variable, Word, Words
+
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events: `id` is a revision to resume behind, `data` is JSON.",
+        "content": {"text/event-stream": {}},
+    }
+}
+OUTPUT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Lines of JSON: `stream` (stdout, stderr, note) with `data` (text) or `base64`, or `exit`.",
+        "content": {"application/x-ndjson": {}},
+    }
+}
+LINES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Lines of JSON.", "content": {"application/x-ndjson": {}}},
+}
+NAMES = {1: "stdout", 2: "stderr", 3: "note"}
+
+
+class Exec(Asked):
+    """One more program inside an agent, under the same policy."""
+
+    argv: Words
+    env: Annotated[dict[Variable, Word], Field(default_factory=dict, max_length=1024)]
+    cwd: Annotated[str, Field(max_length=4096, pattern=r"^(/[^\x00]*)?$")] = ""
+    stdin: Annotated[str, Field(max_length=262_144)] = ""
+    timeout_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 60_000
+
+
+def router() -> APIRouter:
+    """All of it."""
+    made = APIRouter(route_class=Strict)
+    made.add_api_route("/watch", _watch, tags=["cluster"], responses=EVENTS, response_class=StreamingResponse)
+    made.add_api_route(
+        "/tasks/{task}/follow", _follow, tags=["tasks"], responses=EVENTS, response_class=StreamingResponse
+    )
+    made.add_api_route(
+        "/agents/{guest}/logs", _logs, tags=["agents"], responses=OUTPUT, response_class=StreamingResponse
+    )
+    made.add_api_route(
+        "/agents/{guest}/exec",
+        _exec,
+        methods=["POST"],
+        tags=["agents"],
+        responses=OUTPUT,
+        response_class=StreamingResponse,
+    )
+    made.add_api_route("/dump", _dump, tags=["cluster"], responses=LINES, response_class=StreamingResponse)
+    made.add_api_route("/agents/{guest}/status", _status, tags=["agents"], response_model=dict[str, Any])
+    return made
+
+
+def _event(kind: str, data: Mapping[str, Any], revision: int | None = None) -> bytes:
+    head = f"id: {revision}\n" if revision is not None else ""
+    return f"{head}event: {kind}\ndata: ".encode() + orjson.dumps(data) + b"\n\n"
+
+
+async def _told(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A stream whose last event says why it broke, if it did."""
+    try:
+        async for event in events:
+            yield event
+    except Exception as error:
+        yield _event("problem", problem_of(error).document(""))
+
+
+async def _stream(events: AsyncIterator[bytes]) -> Response:
+    """Begin to send; what goes wrong before the first event is an answer of its own."""
+    first = await anext(events)
+
+    async def all_of_them() -> AsyncIterator[bytes]:
+        yield first
+        async for event in _told(events):
+            yield event
+
+    headers = {"Cache-Control": "no-store"}
+    return StreamingResponse(all_of_them(), headers=headers, media_type="text/event-stream")
+
+
+async def _watch(
+    control: Cases,
+    revision: Annotated[int | None, Query(description="Only what comes behind it; absent: from now on.", ge=0)] = None,
+    table: Annotated[list[watch.Table], Query(description="Only these; none: all.", max_length=8)] = [],  # noqa: B006
+    last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,15}$")] = None,
+) -> Response:
+    """Changes of guests, nodes, volumes, networks, alarms and tasks, in the order of their commits."""
+    after = int(last_event_id) if last_event_id is not None else revision
+
+    async def events() -> AsyncIterator[bytes]:
+        async for change, complete in watch.changes(control, after, table or list(watch.TABLES)):
+            if change is None:
+                yield b": nothing yet\n\n"
+            else:
+                # Only the last change of a revision has an id: who resumes behind it has seen all of it.
+                yield _event("change", change, change["revision"] if complete else None)
+
+    return await _stream(events())
+
+
+async def _follow(control: Cases, task: TaskNumber) -> Response:
+    """A task with each of its changes, until it is over or stuck."""
+
+    async def events() -> AsyncIterator[bytes]:
+        async for row in watch.task(control, task):
+            yield b": nothing yet\n\n" if row is None else _event("task", shapes.task(row), row["revision"])
+
+    return await _stream(events())
+
+
+def _line(frame: Any) -> bytes:
+    if frame.HasField("exit_code"):
+        return orjson.dumps({"exit": frame.exit_code}) + b"\n"
+    told: dict[str, str] = {"stream": NAMES.get(frame.stream, "stdout")}
+    try:
+        told["data"] = frame.data.decode()
+    except UnicodeDecodeError:
+        told["base64"] = base64.b64encode(frame.data).decode()
+    return orjson.dumps(told) + b"\n"
+
+
+async def _output(control: Cases, guest: int, open_: dict[str, Any]) -> Response:
+    frames = await control.call(guest, open_)
+
+    async def lines() -> AsyncIterator[bytes]:
+        try:
+            async for frame in frames:
+                if frame.data or frame.HasField("exit_code"):
+                    yield _line(frame)
+        except Exception as error:
+            yield orjson.dumps({"problem": problem_of(error).document("")}) + b"\n"
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+async def _logs(
+    control: Cases,
+    guest: GuestNumber,
+    follow: bool = False,
+    tail_bytes: Annotated[int, Query(ge=0, le=1 << 30)] = 0,
+) -> Response:
+    """An agent's output: what is kept, and with ``follow`` what comes."""
+    return await _output(control, guest, {"verb": "logs", "follow": follow, "tail_bytes": tail_bytes})
+
+
+async def _exec(control: Cases, guest: GuestNumber, body: Exec) -> Response:
+    """Run one more program inside an agent; its output, and last its exit code (minus the signal that ended it)."""
+    return await _output(control, guest, {"verb": "exec", **body.model_dump()})
+
+
+async def _dump(control: Cases) -> Response:
+    """What the simulator needs to decide again what this cluster decided. Tokens and keys are not in it."""
+    return StreamingResponse(dump(control), media_type="application/x-ndjson")
+
+
+async def _status(control: Cases, guest: GuestNumber) -> Response:
+    """What an agent's node says of it now: its state, how often it was restarted, how it ended last, what it uses."""
+    data = b""
+    async for frame in await control.call(guest, {"verb": "status"}):
+        data += frame.data
+    return Json(json.loads(data))

@@ -1,0 +1,37 @@
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agentrt.conftest import kernel, sandbox  # noqa: F401
+from tests.agentrt.runtime.daemon import programs
+from tests.agentrt.runtime.host import leaked_files, look
+from tests.server.cluster import Cluster
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A cluster of its own, with a short path (a socket's name has 108 bytes)."""
+    directory = Path(tempfile.mkdtemp(prefix="gpve-"))
+    made = Cluster(directory)
+    yield made
+    made.end()
+    for daemon in made.daemons.values():
+        deadline = time.monotonic() + 10.0
+        while not (left := look(daemon.root)).empty() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert left.empty(), left
+        assert not leaked_files(left), leaked_files(left)
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def runtime() -> None:
+    """The Agent Runtime was built."""
+    try:
+        programs()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
