@@ -73,13 +73,21 @@ def main(directory: Path, socket: Path) -> None:
         return
     options = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
     daemon = runtime_pb2_grpc.RuntimeServiceStub(grpc.insecure_channel(f"unix:{socket}", options=options))
-    clear = False
+    clear, said = False, ""
     while (directory / "guard.lock").exists():
         until = _until(directory)
         if time.clock_gettime(time.CLOCK_BOOTTIME) < until:
             clear = False
         elif not clear:
-            clear = _end(daemon)
+            problem = ""
+            try:
+                clear = _end(daemon)
+            except grpc.RpcError as error:
+                problem = str(error.details())
+            # Four times a second for as long as the runtime is away would fill the disk.
+            if problem not in ("", said):
+                LOG.warning("the Agent Runtime: %s", problem)
+            said = problem
         time.sleep(LOOK_S)
 
 
@@ -92,16 +100,12 @@ def _until(directory: Path) -> float:
 
 
 def _end(daemon: runtime_pb2_grpc.RuntimeServiceStub) -> bool:
-    """End all agents with ha; whether none runs."""
-    try:
-        agents = daemon.List(pb.ListRequest(labels={HA: "1"}), timeout=5.0).agents
-        for agent in agents:
-            if agent.state in LIVE:
-                LOG.warning("the lease is over: %s is ended", agent.id)
-                daemon.Kill(pb.KillRequest(id=agent.id), timeout=5.0)
-    except grpc.RpcError as error:
-        LOG.warning("the Agent Runtime: %s", error.details())
-        return False
+    """End all agents with ha; whether none runs. Raises `grpc.RpcError`."""
+    agents = daemon.List(pb.ListRequest(labels={HA: "1"}), timeout=5.0).agents
+    for agent in agents:
+        if agent.state in LIVE:
+            LOG.warning("the lease is over: %s is ended", agent.id)
+            daemon.Kill(pb.KillRequest(id=agent.id), timeout=5.0)
     # Once more: one that was about to be started may have come meanwhile.
     return not any(agent.state in LIVE for agent in agents)
 
