@@ -178,7 +178,7 @@ fn workspace(ground: &Ground) {
     let mut out = Vec::new();
     let copied = agent_kernel::copy::copy_out(workspace.top(), Path::new("workspace"), &mut out, &limits).unwrap();
     assert_eq!(copied.entries, 4);
-    agent_kernel::copy::copy_in(workspace.top(), workspace.owner(), Path::new("work/again"), &out[..], &limits)
+    agent_kernel::copy::copy_in(workspace.top(), workspace.owner(), Path::new("workspace/again"), &out[..], &limits)
         .unwrap();
     assert_eq!(
         run("cat /workspace/again/kept; stat -c %u /workspace/again/d/e; rm -r /workspace/again && echo mine"),
