@@ -170,12 +170,19 @@ def _cut(text):
     return text
 
 
+@pytest.fixture
+def short():
+    """A directory with a short name: the path of a socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="gpve-") as name:
+        yield name
+
+
 @pytest.mark.parametrize("page", having(lambda page: commands(page, "gpve")))
-def test_commands(page, room, gpve, monkeypatch):
+def test_commands(page, room, gpve, monkeypatch, short):
     """Every gpve command of a page runs, in order, in one directory."""
     absent = []
     # A cluster that a page starts is its own, and agents run for real where that is possible.
-    monkeypatch.setenv("XDG_DATA_HOME", str(Path(tempfile.mkdtemp(prefix="gpve-"))))
+    monkeypatch.setenv("XDG_DATA_HOME", short)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(room / "config"))
     real = _real_agents(monkeypatch)
     for line in commands(page, "gpve"):
