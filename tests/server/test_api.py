@@ -25,6 +25,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from gpve.client import Client
+from gpve.node.identity import Identity, join
 from gpve.v1 import cluster_pb2, cluster_pb2_grpc, guest_pb2, guest_pb2_grpc, node_pb2, node_pb2_grpc
 from tests.server.cluster import Cluster, done, refused
 
@@ -382,6 +383,32 @@ def test_hostile_nodes(api: Cluster, client: Client) -> None:
     with refused(401, "unauthenticated"):
         client._ask(_join("twice", token, _csr()))
     client.remove_node("newcomer")
+    assert [node.name for node in client.nodes()] == ["a"]
+
+
+def test_a_certificate_is_worth_nothing_once_its_node_joined_anew_or_left(api: Cluster, client: Client) -> None:
+    server = api.servers["s"]
+    address, options = f"127.0.0.1:{server.ports[2]}", [("grpc.ssl_target_name_override", "gpve-server")]
+    hello = node_pb2.FromNode(hello=node_pb2.Hello(protocol=1, boot="x", cpu_milli=5, memory_mib=1, facts_json="{}"))
+
+    def refused_with(me: Identity) -> grpc.StatusCode | None:
+        """What a session of this identity is refused with; None: it is welcome."""
+        mutual = grpc.ssl_channel_credentials(me.ca, me.key, me.certificate)
+        with grpc.secure_channel(address, mutual, options) as channel:
+            try:
+                first = next(node_pb2_grpc.NodeServiceStub(channel).Session(iter([hello]), timeout=10))
+            except grpc.RpcError as error:
+                return error.code()
+        assert first.HasField("welcome")
+        return None
+
+    first = join(server.url, client.join_token("brief"), "brief")
+    assert refused_with(first) is None
+    second = join(server.url, client.join_token("brief"), "brief")
+    assert refused_with(first) is grpc.StatusCode.PERMISSION_DENIED
+    assert refused_with(second) is None
+    client.remove_node("brief")
+    assert refused_with(second) is grpc.StatusCode.PERMISSION_DENIED
     assert [node.name for node in client.nodes()] == ["a"]
 
 
