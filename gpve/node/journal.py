@@ -91,7 +91,7 @@ class Disk:
     def forget(self) -> None:
         """Remove what is older than anybody repeats."""
         sql = "SELECT node, task, MAX(epoch) FROM operation GROUP BY node, task HAVING MAX(at) < ?"
-        for node, task, epoch in self._database.execute(sql, (time.time() - KEPT_S,)).fetchall():
+        for node, task, epoch in self.all(sql, time.time() - KEPT_S):
             forget(Journal(self, node), task, epoch)
         self.commit()
 

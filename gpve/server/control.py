@@ -33,6 +33,7 @@ from gpve.tasks.flow import Body, Flow, Place
 from gpve.tasks.flows import FLOWS
 from gpve.tasks.flows.create import Created
 from gpve.tasks.flows.evacuate import blockers
+from gpve.tasks.flows.guests import no_use
 from gpve.tasks.flows.node_drain import OnNodeItself
 from gpve.tasks.flows.node_survey import NodeSurvey, node_survey
 from gpve.tasks.ledger import Row, Tx, Work
@@ -379,7 +380,7 @@ class Control:
     async def quota(self, project: str) -> Row:
         """What a project uses, and its limits."""
         rows = await self.read(self.store.rows, "quota", project=project)
-        return rows[0] if rows else _quota(project)
+        return rows[0] if rows else no_use(project)
 
     async def limit(self, project: str, limits: dict[str, int | None]) -> Row:
         """Give a project limits: of guests, cpu_milli, memory_mib; None is no limit. What it has it keeps."""
@@ -387,7 +388,7 @@ class Control:
             raise BadBody("quota", "project", "1 to 63 lower-case letters, digits, dots and dashes are wanted")
 
         def run(tx: Tx) -> Row:
-            row = {**(tx.get("quota", project) or _quota(project)), **limits}
+            row = {**(tx.get("quota", project) or no_use(project)), **limits}
             tx.put("quota", row)
             return row
 
@@ -553,8 +554,3 @@ def _certify(tx: Tx, name: str, certificate: bytes, kept: int) -> None:
     fact = tx.get("fact", name) or {"node": name, "certificates": "[]", "facts": "{}"}
     before = json.loads(fact["certificates"])
     tx.put("fact", {**fact, "certificates": encode([*before[len(before) - kept :], certs.fingerprint(certificate)])})
-
-
-def _quota(project: str) -> Row:
-    row: Row = {"project": project, "guests": 0, "cpu_milli": 0, "memory_mib": 0}
-    return row | {"guests_limit": None, "cpu_milli_limit": None, "memory_mib_limit": None}

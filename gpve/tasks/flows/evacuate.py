@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpve.model.phases import MOVES, STEADY
+from gpve.tasks.claims import charged, overdrawn
+from gpve.tasks.events import encode
 from gpve.tasks.flows.vm_migrate import VmMigrate, vm_migrate
 from gpve.tasks.ledger import Row, Tx
 from gpve.tasks.state import CLOSED
@@ -43,11 +45,12 @@ def blockers(tx: Tx, node: str) -> list[Blocker]:
         else:
             moving.append((guest, claim))
     for guest, claim in sorted(moving, key=lambda pair: (-pair[1]["cpu_milli"], -pair[1]["memory_mib"])):
-        home = next((name for name, row in others.items() if _fits(row, guest, claim)), None)
+        tried = (_moved_to(row, guest, claim) for row in others.values())
+        home = next((row for row in tried if row is not None), None)
         if home is None:
             found.append(_blocker(guest, f"none of {len(others)} open nodes has room beside the others that move"))
         else:
-            others[home] = _with(others[home], guest, claim)
+            others[home["name"]] = home
     return sorted(found, key=lambda blocker: blocker.guest)
 
 
@@ -131,11 +134,14 @@ def _tries(tx: Tx, task: int, guest: Row) -> list[Row]:
     return found
 
 
-def _fits(node: Row, guest: Row, claim: Row) -> bool:
+def _moved_to(node: Row, guest: Row, claim: Row) -> Row | None:
+    """The node's row as it would be with one more guest; None: that does not fit."""
     spec = json.loads(guest["spec"])
-    amounts = ("cpu_milli", "memory_mib")
-    enough = all(node[f"used_{amount}"] + claim[amount] <= node[amount] for amount in amounts)
-    return enough and len(_devices(node, spec)) == spec["gpu_count"]
+    devices = _devices(node, spec)
+    if len(devices) < spec["gpu_count"]:
+        return None
+    after = charged(node, {**claim, "devices": encode({str(device): spec["gpu_milli"] for device in devices})}, +1)
+    return None if overdrawn(after) else after
 
 
 def _devices(node: Row, spec: Mapping[str, Any]) -> list[int]:
@@ -143,12 +149,3 @@ def _devices(node: Row, spec: Mapping[str, Any]) -> list[int]:
     each = zip(json.loads(node["gpus"]), json.loads(node["used_gpu_milli"]), strict=True)
     free = [at for at, (milli, used) in enumerate(each) if milli - used >= max(1, spec["gpu_milli"])]
     return free[: spec["gpu_count"]]
-
-
-def _with(node: Row, guest: Row, claim: Row) -> Row:
-    """The node's row as it would be with one more guest."""
-    spec, used = json.loads(guest["spec"]), json.loads(node["used_gpu_milli"])
-    for device in _devices(node, spec):
-        used[device] += spec["gpu_milli"]
-    cpu, memory = node["used_cpu_milli"] + claim["cpu_milli"], node["used_memory_mib"] + claim["memory_mib"]
-    return {**node, "used_cpu_milli": cpu, "used_memory_mib": memory, "used_gpu_milli": json.dumps(used)}

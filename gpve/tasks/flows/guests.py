@@ -89,12 +89,15 @@ def read(tx: Tx, target: int, body: Any) -> dict[str, Any]:
     }
 
 
+def no_use(project: str) -> Row:
+    """The quota of a project that uses nothing and has no limits."""
+    row: Row = {"project": project, "guests": 0, "cpu_milli": 0, "memory_mib": 0}
+    return row | {"guests_limit": None, "cpu_milli_limit": None, "memory_mib_limit": None}
+
+
 def charge(tx: Tx, project: str, amounts: Mapping[str, int], sign: int) -> None:
     """Add to what a project uses (+1) or take from it (-1). Raises `OverQuota`."""
-    row = tx.get("quota", project)
-    if row is None:
-        row = {"project": project, "guests": 0, "cpu_milli": 0, "memory_mib": 0}
-        row |= {"guests_limit": None, "cpu_milli_limit": None, "memory_mib_limit": None}
+    row = tx.get("quota", project) or no_use(project)
     after = dict(row)
     for resource in ("guests", "cpu_milli", "memory_mib"):
         amount, limit = amounts.get(resource, 0), row[f"{resource}_limit"]

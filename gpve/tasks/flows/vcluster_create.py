@@ -31,22 +31,6 @@ from gpve.tasks.flows.guests import on, ports, read, spec, unplace, volumes
 Version = Annotated[str, Field(pattern=r"^v1\.[0-9]{1,3}\.[0-9]{1,3}$")]
 
 
-class VclusterCreate(Ranked):
-    """A vCluster to create. ``version``: of Kubernetes; ``pool``, ``datastore_gib``: where its datastore is."""
-
-    version: Version = "v1.31.0"
-    pool: Pool = "local"
-    datastore_gib: Gib = 4
-
-    def made_of(self) -> dict[str, Any]:
-        """Its spec."""
-        return super().made_of() | {"version": self.version}
-
-    def volumes_to_make(self) -> tuple[Disk, ...]:
-        """Its datastore."""
-        return (Disk(pool=self.pool, size_gib=self.datastore_gib),)
-
-
 class VclusterCreateFirst(Created):
     """A vCluster to create. ``version``: of Kubernetes; ``pool``, ``datastore_gib``: where its datastore is."""
 
@@ -62,6 +46,10 @@ class VclusterCreateFirst(Created):
     def volumes_to_make(self) -> tuple[Disk, ...]:
         """Its datastore."""
         return (Disk(pool=self.pool, size_gib=self.datastore_gib),)
+
+
+class VclusterCreate(VclusterCreateFirst, Ranked):
+    """A vCluster to create. ``version``: of Kubernetes; ``pool``, ``datastore_gib``: where its datastore is."""
 
 
 def define(vcluster: Context) -> Command:

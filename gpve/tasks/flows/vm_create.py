@@ -25,16 +25,6 @@ from gpve.tasks.flows.guests import on, ports, read, spec, unplace, volumes
 Disks = Annotated[tuple[Disk, ...], Field(strict=False, min_length=1, max_length=32)]
 
 
-class VmCreate(Ranked):
-    """A VM to create. ``disks``: at least one."""
-
-    disks: Disks = (Disk(size_gib=8),)
-
-    def volumes_to_make(self) -> tuple[Disk, ...]:
-        """Its disks."""
-        return self.disks
-
-
 class VmCreateFirst(Created):
     """A VM to create. ``disks``: at least one."""
 
@@ -44,6 +34,10 @@ class VmCreateFirst(Created):
     def volumes_to_make(self) -> tuple[Disk, ...]:
         """Its disks."""
         return self.disks
+
+
+class VmCreate(VmCreateFirst, Ranked):
+    """A VM to create. ``disks``: at least one."""
 
 
 def define(vm: Context) -> Command:

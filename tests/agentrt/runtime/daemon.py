@@ -1,6 +1,7 @@
 """The real daemon, started and killed by tests, and a small client of it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from tests.agentrt.runtime.host import leaked_files, look
 from tests.agentrt.runtime.stubs import load
 
 pb, pb_grpc = load()
@@ -100,6 +102,18 @@ class Daemon:
         self.process.terminate()
         self.process.wait(timeout=20)
         self.hang_up()
+
+    def leave_nothing(self) -> None:
+        """End it with all its agents. Nothing may be left on the host, and it may not have panicked."""
+        self.clear()
+        self.stop()
+        deadline = time.monotonic() + 10
+        while (left := look(self.root)) and not left.empty() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert left.empty(), left
+        assert not leaked_files(left), leaked_files(left)
+        assert "panicked" not in self.said(), self.said()
+        shutil.rmtree(self.root.parent)
 
     def said(self) -> str:
         return self.errors.read_text(errors="replace")

@@ -17,7 +17,6 @@ import grpc
 import pytest
 
 from tests.agentrt.runtime.daemon import SLEEP, Daemon, pb
-from tests.agentrt.runtime.host import leaked_files, look
 
 PUBLIC = "93.184.216.34"
 NAMES = ["ok.test:80", "ok.test:443", "*.ok.test:80"]
@@ -47,15 +46,7 @@ def world() -> Iterator[World]:
     d.before = ["unshare", "-n", "-m", sys.executable, str(script), str(folder / "reached")]
     d.start()
     yield d
-    d.clear()
-    d.stop()
-    deadline = time.monotonic() + 10
-    while (left := look(d.root)) and not left.empty() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert left.empty(), left
-    assert not leaked_files(left), leaked_files(left)
-    assert "panicked" not in d.said(), d.said()
-    shutil.rmtree(folder)
+    d.leave_nothing()
 
 
 # Runs inside: sends each request to the proxy, and tells what came back.

@@ -144,13 +144,7 @@ impl Suite {
                 // Mounts and names of a control are its own.
                 sys::unshare((libc::CLONE_NEWNS | libc::CLONE_NEWUTS) as u64).expect("a private world");
             }
-            let argv = [&program, attack.name, &serde_json::to_string(&targets).expect("JSON")];
-            let argv: Vec<CString> = argv.iter().map(|word| CString::new(*word).expect("no NUL")).collect();
-            let pointers: Vec<_> = argv.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
-            let environment = [std::ptr::null()];
-            // SAFETY: both arrays hold live C strings and end in null.
-            let errno = unsafe { sys::execve(&argv[0], pointers.as_ptr(), environment.as_ptr()) };
-            panic!("{errno}");
+            become_program(&[&program, attack.name, &serde_json::to_string(&targets).expect("JSON")])
         });
         if attack.judged_at_victim {
             std::thread::sleep(std::time::Duration::from_millis(100));
@@ -273,14 +267,7 @@ impl Suite {
             attack.name,
             &argument,
         ];
-        let end = self.in_child(|_| {
-            let argv: Vec<CString> = words.iter().map(|word| CString::new(*word).expect("no NUL")).collect();
-            let pointers: Vec<_> = argv.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
-            let environment = [std::ptr::null()];
-            // SAFETY: both arrays hold live C strings and end in null.
-            let errno = unsafe { sys::execve(&argv[0], pointers.as_ptr(), environment.as_ptr()) };
-            panic!("{errno}");
-        });
+        let end = self.in_child(|_| become_program(&words));
         if attack.judged_at_victim {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
@@ -326,6 +313,16 @@ impl Suite {
             End::Strange(format!("{text:?}, code {code}"))
         }
     }
+}
+
+/// Becomes another program, without any environment.
+fn become_program(words: &[&str]) -> ! {
+    let argv: Vec<CString> = words.iter().map(|word| CString::new(*word).expect("no NUL")).collect();
+    let pointers: Vec<_> = argv.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect();
+    let environment = [std::ptr::null()];
+    // SAFETY: both arrays hold live C strings and end in null.
+    let errno = unsafe { sys::execve(&argv[0], pointers.as_ptr(), environment.as_ptr()) };
+    panic!("{errno}");
 }
 
 /// What a careless launcher would leak: a directory outside, without O_CLOEXEC.

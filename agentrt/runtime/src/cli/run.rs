@@ -54,6 +54,16 @@ pub struct Run {
     /// Pause it after this many idle milliseconds
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     idle_pause_ms: u64,
+    #[command(flatten)]
+    then: Then,
+    /// The program and its arguments
+    #[arg(required = true, last = true)]
+    argv: Vec<String>,
+}
+
+/// What becomes of an agent that has been started.
+#[derive(Args)]
+pub struct Then {
     /// Print its id and leave it to itself
     #[arg(long, short)]
     detach: bool,
@@ -63,9 +73,17 @@ pub struct Run {
     /// As JSON (with --detach)
     #[arg(long, requires = "detach")]
     json: bool,
-    /// The program and its arguments
-    #[arg(required = true, last = true)]
-    argv: Vec<String>,
+}
+
+impl Then {
+    /// Prints the agent's id, or shows its output until it has ended, as is wished.
+    pub async fn go_on(self, client: &mut Client, agent: pb::Agent) -> Done {
+        if self.detach {
+            println!("{}", if self.json { json(&agent)? } else { agent.id });
+            return Ok(ExitCode::SUCCESS);
+        }
+        follow_to_the_end(client, agent.id, self.rm).await
+    }
 }
 
 #[derive(Args)]
@@ -142,15 +160,11 @@ pub async fn run(client: &mut Client, args: Run) -> Done {
             return Err(said(status));
         }
     };
-    if args.detach {
-        println!("{}", if args.json { json(&started)? } else { id });
-        return Ok(ExitCode::SUCCESS);
-    }
-    follow_to_the_end(client, id, args.rm).await
+    args.then.go_on(client, started).await
 }
 
 /// Shows an agent's output until it has ended, and ends as it did; Ctrl-C stops it.
-pub async fn follow_to_the_end(client: &mut Client, id: String, remove: bool) -> Done {
+async fn follow_to_the_end(client: &mut Client, id: String, remove: bool) -> Done {
     let request = pb::LogsRequest { id: id.clone(), follow: true, ..Default::default() };
     let mut stream = client.logs(request).await.map_err(said)?.into_inner();
     let ended = async {

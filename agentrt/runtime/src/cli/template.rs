@@ -1,7 +1,7 @@
 //! Templates, and agents claimed from them.
 
 use super::client::{Client, json, said};
-use super::run::{follow_to_the_end, pairs};
+use super::run::{Then, pairs};
 use crate::pb;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -98,15 +98,8 @@ pub struct Claim {
     /// Milliseconds that it lives at most
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     ttl_ms: u64,
-    /// Print its id and leave it to itself
-    #[arg(long, short)]
-    detach: bool,
-    /// Delete it when it has ended
-    #[arg(long)]
-    rm: bool,
-    /// As JSON (with --detach)
-    #[arg(long, requires = "detach")]
-    json: bool,
+    #[command(flatten)]
+    then: Then,
     /// What it runs, as after `python3`: FILE, -c CODE or -m MODULE, and arguments
     #[arg(required = true, last = true)]
     argv: Vec<String>,
@@ -187,9 +180,5 @@ pub async fn claim(client: &mut Client, args: Claim) -> Done {
         ..Default::default()
     };
     let agent = client.claim(request).await.map_err(said)?.into_inner().agent.unwrap_or_default();
-    if args.detach {
-        println!("{}", if args.json { json(&agent)? } else { agent.id });
-        return Ok(ExitCode::SUCCESS);
-    }
-    follow_to_the_end(client, agent.id, args.rm).await
+    args.then.go_on(client, agent).await
 }
