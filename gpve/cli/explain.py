@@ -11,7 +11,7 @@ from gpve.cli.console import print_json, print_table, progress
 def explain(
     run: Annotated[
         str,
-        typer.Argument(help="Directory that `gpve replay --out` left; or, alone, a guest of a cluster."),
+        typer.Argument(help="Directory that `gpve replay --out` left; or, alone, a guest of a cluster or its number."),
     ],
     guest: Annotated[str | None, typer.Argument(help="Name of the guest in that run.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
@@ -47,10 +47,17 @@ def _explain_live(guest: str, as_json: bool) -> None:
     from gpve.cli.output import cluster
     from gpve.model.errors import InputError
 
-    if not guest.isdigit():
-        raise InputError(f"{guest!r} is no number of a guest; or say the directory of a run, and a guest of it")
     with cluster(None) as client:
-        told = client.explain(int(guest))
+        if guest.isdigit():
+            number = int(guest)
+        else:
+            found = [one.id for one in client.list("guest", name=guest)]
+            if len(found) != 1:
+                several = f"guests {', '.join(map(str, found))} have the name {guest!r}: say which number"
+                none = f"no guest has the name {guest!r}; of a run of the lab, say the directory and the guest"
+                raise InputError(several if found else none)
+            (number,) = found
+        told = client.explain(number)
     if as_json:
         print_json(told)
         return

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from gpve.client import Client
+from gpve.client.contexts import Context, Contexts, keep
 from gpve.node.identity import Identity, join
 from gpve.v1 import cluster_pb2, cluster_pb2_grpc, guest_pb2, guest_pb2_grpc, node_pb2, node_pb2_grpc
 from tests.server.cluster import Cluster, done, refused
@@ -285,6 +287,28 @@ def test_what_waits_says_why_and_the_more_important_goes_first(client: Client) -
     guest = client.get("vm", "high")
     done(client, client.act("vm", "stop", guest.id))
     done(client, client.act("vm", "delete", guest.id))
+
+
+def test_a_guest_is_explained_by_its_name_where_only_one_has_it(
+    api: Cluster, client: Client, gpve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = api.servers["s"]
+    monkeypatch.setitem(os.environ, "GPVE_CONFIG", str(tmp_path / "contexts.yaml"))
+    keep(Contexts("x", {"x": Context((server.url,), api.token(), (server.directory / "ca.pem").read_text())}))
+    done(client, client.create("vm", {**VM, "name": "known"}))
+    number = client.get("vm", "known").id
+    by_name, by_number = gpve("explain", "known", "--json"), gpve("explain", str(number), "--json")
+    assert json.loads(by_name.out) == json.loads(by_number.out)
+    assert json.loads(by_name.out)["guest"] == number
+    done(client, client.create("vm", {**VM, "name": "known"}, project="elsewhere"))
+    both = [one.id for one in client.list("vm", name="known")]
+    refused_by_name = gpve("explain", "known")
+    assert refused_by_name.code == 2
+    assert f"guests {both[0]}, {both[1]} have the name 'known': say which number" in refused_by_name.err
+    assert "no guest has the name 'nobody'" in gpve("explain", "nobody").err
+    for guest in both:
+        done(client, client.act("vm", "stop", guest))
+        done(client, client.act("vm", "delete", guest))
 
 
 def test_a_token_is_worth_nothing_once_it_is_withdrawn(api: Cluster, client: Client) -> None:

@@ -73,8 +73,9 @@ async def _list_guests(
     project: Text = None,
     node: Text = None,
     phase: Text = None,
+    name: Text = None,
 ) -> Response:
-    return await _listed(control, page, size, kind=kind, project=project, node=node, phase=phase)
+    return await _listed(control, page, size, kind=kind, project=project, node=node, phase=phase, name=name)
 
 
 async def _listed(control: Control, page: str | None, size: int, **equal: str | None) -> Response:
