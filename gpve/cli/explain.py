@@ -47,17 +47,10 @@ def _explain_live(guest: str, as_json: bool) -> None:
     from gpve.cli.output import cluster
     from gpve.model.errors import InputError
 
+    if (Path(guest) / "summary.json").exists():
+        raise InputError(f"{guest!r} is a run of the lab: say a guest of it as well")
     with cluster(None) as client:
-        if guest.isdigit():
-            number = int(guest)
-        else:
-            found = [one.id for one in client.list("guest", name=guest)]
-            if len(found) != 1:
-                several = f"guests {', '.join(map(str, found))} have the name {guest!r}: say which number"
-                none = f"no guest has the name {guest!r}; of a run of the lab, say the directory and the guest"
-                raise InputError(several if found else none)
-            (number,) = found
-        told = client.explain(number)
+        told = client.explain(client.get("guest", guest).id)
     if as_json:
         print_json(told)
         return

@@ -3,13 +3,13 @@
 import base64
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from gpve.client.values import ApiError, Output
+from gpve.client.values import ApiError, Guest, Output
 
 AGAIN = (429, 502, 503, 504)
 """Answers after which the same is asked again, of another server if there is one."""
@@ -77,6 +77,17 @@ def unreachable(servers: Iterable[str], error: Exception) -> ApiError:
     """No server was reached."""
     told = f"no server answers at {', '.join(servers)} ({type(error).__name__}: {error})"
     return ApiError(0, {"type": "urn:gpve:problem:unreachable", "detail": told})
+
+
+def only(kind: str, name: str, found: Sequence[Guest]) -> Guest:
+    """The one guest that has a name. Raises `ApiError` if there is none, or one in each of several projects."""
+    if not found:
+        raise ApiError(404, {"type": "urn:gpve:problem:not-found", "detail": f"no {kind} has the name {name!r}"})
+    if len(found) > 1:
+        numbers = ", ".join(str(guest.id) for guest in found)
+        told = f"{kind}s {numbers} have the name {name!r}: say which number"
+        raise ApiError(422, {"type": "urn:gpve:problem:bad-field", "detail": told})
+    return found[0]
 
 
 class Events:

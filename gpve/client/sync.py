@@ -83,12 +83,10 @@ class Client:
         return Task.of(self._ask(submit("POST", f"/{kind}s", spec, key=key, project=project)))
 
     def get(self, kind: str, guest: int | str) -> Guest:
-        """A guest by its number, or by its name. Raises `ApiError`."""
+        """A guest by its number, or by its name where only one has it. Raises `ApiError`."""
         if isinstance(guest, int) or guest.isdigit():
             return Guest.of(self._ask(Call("GET", f"/{kind}s/{guest}")))
-        for found in self.list(kind, name=guest):
-            return found
-        raise ApiError(404, {"type": "urn:gpve:problem:not-found", "detail": f"no {kind} of the name {guest!r}"})
+        return calls.only(kind, guest, [*self.list(kind, name=guest)])
 
     def list(self, kind: str = "guest", **equal: str | None) -> Iterator[Guest]:
         """Guests by number, of a kind or of all; ``equal``: project, node, phase, name."""

@@ -25,10 +25,8 @@ def other_python() -> str | None:
         name = f"python3.{minor}"
         kept = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/{name}"))
         for found in filter(None, [shutil.which(name), *map(str, kept)]):
-            if (
-                subprocess.run([found, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode
-                == 0
-            ):
+            probe = subprocess.run([found, "-c", "import venv, ensurepip"], capture_output=True, check=False)
+            if probe.returncode == 0:
                 return found
     return None
 
