@@ -25,20 +25,17 @@ BWRAP += ["--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib", "--sym
 
 def build() -> Path:
     """The launcher that is measured: static, optimised."""
-    target = "x86_64-unknown-linux-musl"
-    command = ["cargo", "build", "--quiet", "--release", "-p", "gpve-agent-kernel", "--example", "starts"]
     installed = subprocess.run(
         ["rustup", "target", "list", "--installed"], capture_output=True, text=True, check=False
     ).stdout
-    env = dict(os.environ)
-    if target in installed:
-        command += ["--target", target]
-        out = RUST / "target" / target
-    else:
-        env["RUSTFLAGS"] = "-C target-feature=+crt-static"
-        out = RUST / "target"
+    env, target = dict(os.environ), "x86_64-unknown-linux-musl"
+    if target not in installed:
+        # Named all the same: else what is built for the compiler itself would be static too, and cannot be.
+        env["RUSTFLAGS"], target = "-C target-feature=+crt-static", "x86_64-unknown-linux-gnu"
+    command = ["cargo", "build", "--quiet", "--release", "-p", "gpve-agent-kernel", "--example", "starts"]
+    command += ["--target", target]
     subprocess.run(command, cwd=RUST, check=True, env=env)
-    return out / "release/examples/starts"
+    return RUST / "target" / target / "release/examples/starts"
 
 
 def bundle(place: Path) -> Path:
