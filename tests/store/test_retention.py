@@ -86,3 +86,16 @@ def test_sessions_of_nodes_that_beat(store):
     assert store.transact([Work(lambda tx: declare_dead(tx, "a", 2))]) == [True]
     assert store.transact([Work(lambda tx: renew(tx, "a", "0", "one"))]) == [False], "a dead node gets no lease"
     assert store.sessions() == [{"node": "a", "beat": 3, "dead_at": 2, "alive": False}]
+
+
+def test_sessions_are_in_the_order_of_their_names_whoever_beat_first(store):
+    for name in ("n10", "b", "n9", "B"):
+        store.transact([Work(lambda tx, name=name: tx.put("node", node_row(name)))])
+        store.transact([Work(lambda tx, name=name: renew(tx, name, "0", "one"))])
+    store.transact([Work(lambda tx: declare_dead(tx, "b", 1))])
+    assert [(row["node"], row["alive"]) for row in store.sessions()] == [
+        ("B", True),
+        ("b", False),
+        ("n10", True),
+        ("n9", True),
+    ]

@@ -79,16 +79,16 @@ def test_1_killed_at_every_statement_of_a_submission(tmp_path, monkeypatch):
 
             return execute
 
-    from gpve.store import sql
+    from gpve.store import tx as transactions
 
-    real = sql.SqlTx.__init__
+    real = transactions.SqlTx.__init__
     for statements in range(100):
         left = [statements]
 
         def begin(self: Any, cursor: Any, made: Any, left: list[int] = left) -> None:
             real(self, Cursor(cursor, left), made)
 
-        monkeypatch.setattr(sql.SqlTx, "__init__", begin)
+        monkeypatch.setattr(transactions.SqlTx, "__init__", begin)
         try:
             store.transact([work])
         except Killed:
