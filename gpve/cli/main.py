@@ -16,7 +16,7 @@ from gpve.cli.consolidate import consolidate
 from gpve.cli.doctor import doctor
 from gpve.cli.explain import explain
 from gpve.cli.guests import app_of
-from gpve.cli.node import context_app, dump, node_app, quota_app, status, token_app
+from gpve.cli.node import context_app, dump, node_app, policy_app, quota_app, status, token_app
 from gpve.cli.nodes import nodes_app
 from gpve.cli.redecide import redecide
 from gpve.cli.replay import replay
@@ -89,6 +89,7 @@ app.add_typer(task_app, name="task")
 app.add_typer(node_app, name="node")
 app.add_typer(token_app, name="token")
 app.add_typer(quota_app, name="quota")
+app.add_typer(policy_app, name="policy")
 app.add_typer(context_app, name="context")
 app.add_typer(scenario_app, name="scenario")
 app.add_typer(traces_app, name="traces")

@@ -1,7 +1,7 @@
-"""The cluster itself: ``gpve node``, ``token``, ``quota``, ``context``, ``status``, ``dump``."""
+"""The cluster itself: ``gpve node``, ``token``, ``quota``, ``policy``, ``context``, ``status``, ``dump``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,7 @@ from gpve.cli.output import ContextName, Form, Output, Wait, cluster, rows, show
 
 node_app = typer.Typer(no_args_is_help=True, help="Nodes: list, show, drain, open, remove, and tokens to join.")
 token_app = typer.Typer(no_args_is_help=True, help="Tokens of the API.")
+policy_app = typer.Typer(no_args_is_help=True, help="Which placement policy decides, for whom.")
 quota_app = typer.Typer(no_args_is_help=True, help="What projects use, and may use.")
 context_app = typer.Typer(no_args_is_help=True, help="Which clusters there are, and which is meant.")
 Name = Annotated[str, typer.Argument(help="The node.")]
@@ -46,6 +47,19 @@ def show_node(name: Name, output: Output = Form.YAML, context: ContextName = Non
     with cluster(context) as client:
         found = client.node(name)
     show(found, Form.YAML if output is Form.TABLE else output, lambda: None)
+
+
+@node_app.command()
+def usage(name: Name, output: Output = Form.TABLE, context: ContextName = None) -> None:
+    """What a node uses now, and each of its guests that runs for real.
+
+    Example: gpve node usage rack1-a
+    """
+    with cluster(context) as client:
+        found = client.usage(name)
+    lines = [("the machine", str(found["cpu_milli"]), str(found["memory_mib"]))]
+    lines += [(guest, str(use["cpu_milli"]), str(use["memory_mib"])) for guest, use in found["guests"].items()]
+    show(found, output, lambda: rows("", lines, ("guest", "cpu_milli", "memory_mib"), ""))
 
 
 @node_app.command()
@@ -177,6 +191,38 @@ def set_quota(
     with cluster(context) as client:
         found = client.limit(project, **limits)
     show(found, output, lambda: typer.echo(f"project {project} has its limits"))
+
+
+@policy_app.command("list")
+def list_policies(output: Output = Form.TABLE, context: ContextName = None) -> None:
+    """Which policies decide, for the cluster and for projects that have their own.
+
+    Example: gpve policy list
+    """
+    with cluster(context) as client:
+        found = client.policies()
+    _show_policies(found, output)
+
+
+@policy_app.command("set")
+def set_policy(
+    policy: Annotated[str, typer.Argument(help="Its name, as in docs/reference/policies.md; none: no choice.")],
+    project: Annotated[str | None, typer.Option(help="For this one; else for all that have none of their own.")] = None,
+    output: Output = Form.TABLE,
+    context: ContextName = None,
+) -> None:
+    """Have a policy decide from now on. Guests stay where they are.
+
+    Example: gpve policy set fgd --project team-a
+    """
+    with cluster(context) as client:
+        found = client.choose_policy(None if policy == "none" else policy, project)
+    _show_policies(found, output)
+
+
+def _show_policies(found: dict[str, Any], output: Form) -> None:
+    lines = [("all others", found["cluster"]), *sorted(found["projects"].items())]
+    show(found, output, lambda: rows("", lines, ("project", "policy"), ""))
 
 
 @context_app.command("list")

@@ -70,6 +70,9 @@ def node_agent(
     name: Annotated[str, typer.Option(help="To join: the node's name; default: the host's.")] = "",
     socket: Annotated[Path, typer.Option(help="The Agent Runtime's.")] = Path("/run/gpve-agentrt.sock"),
     agents: Annotated[str, typer.Option(help="real, simulated, or auto: real where the runtime answers.")] = "auto",
+    simulated: Annotated[
+        bool, typer.Option(help="Simulate guests that cannot run for real here; else take none of their kind.")
+    ] = True,
     reserve: Annotated[int, typer.Option(help="MiB of memory that guests never get.", min=0)] = 512,
     cpu: Annotated[int, typer.Option(help="milli-CPU for guests; 0: all.", min=0)] = 0,
     memory: Annotated[int, typer.Option(help="MiB for guests; 0: all but the reserve.", min=0)] = 0,
@@ -96,7 +99,7 @@ def node_agent(
         print_json(preflight(settings))
         return
     logs.begin(log)
-    serve(Settings(**{**vars(settings), "cpu_milli": cpu, "memory_mib": memory}))
+    serve(Settings(**{**vars(settings), "cpu_milli": cpu, "memory_mib": memory, "simulated": simulated}))
 
 
 def swarm(

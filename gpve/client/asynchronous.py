@@ -271,6 +271,11 @@ class AsyncClient:
                     raise
             await asyncio.sleep(calls.FIRST_WAIT_S)
 
+    async def usage(self, node: str) -> dict[str, Any]:
+        """What a node uses now: cpu_milli, memory_mib, and the same of its guests that run for real, by number."""
+        told: dict[str, Any] = await self._ask(Call("GET", f"/nodes/{node}/usage"))
+        return told
+
     async def quota(self, project: str) -> dict[str, Any]:
         """What a project uses, and its limits."""
         told: dict[str, Any] = await self._ask(Call("GET", f"/projects/{project}/quota"))
@@ -279,6 +284,17 @@ class AsyncClient:
     async def limit(self, project: str, **limits: int | None) -> dict[str, Any]:
         """Give a project limits: guests_limit, cpu_milli_limit, memory_mib_limit; None is no limit."""
         told: dict[str, Any] = await self._ask(Call("PUT", f"/projects/{project}/quota", body=limits))
+        return told
+
+    async def policies(self) -> dict[str, Any]:
+        """Which policies decide: ``cluster``, ``projects`` (those that have their own), ``known``."""
+        told: dict[str, Any] = await self._ask(Call("GET", "/policies"))
+        return told
+
+    async def choose_policy(self, policy: str | None, project: str | None = None) -> dict[str, Any]:
+        """Have a policy decide for a project (None: for all that have none of their own); None: no choice."""
+        path = "/policies/cluster" if project is None else f"/projects/{project}/policy"
+        told: dict[str, Any] = await self._ask(Call("PUT", path, body={"policy": policy}))
         return told
 
     async def make_token(self, name: str, lives_s: int | None = None) -> str:

@@ -68,6 +68,8 @@ class Engine:
         self._wake = asyncio.Event()
         self._stopping = False
         self._waiting: dict[int, list[Future[Status]]] = {}
+        self.closed: Callable[[Sequence[tuple[int, Status]]], None] = lambda over: None
+        """Hears of tasks that came to an end here, and how; called in the engine's thread."""
         self._thread = threading.Thread(
             target=self._loop.run_until_complete, args=(self._run(),), name=f"engine {name}"
         )
@@ -79,6 +81,11 @@ class Engine:
     def incarnation(self) -> str:
         """The present one; another after the store was away."""
         return self._worker.incarnation
+
+    @property
+    def in_hand(self) -> int:
+        """How many tasks this engine drives now."""
+        return len(self._worker)
 
     def start(self) -> None:
         """Start the thread."""
@@ -183,6 +190,8 @@ class Engine:
 
     def _tell(self) -> None:
         over, self._worker.over = self._worker.over, []
+        if over:
+            self.closed(over)
         for task, status in over:
             for future in self._waiting.pop(task, ()):
                 future.set_result(status)

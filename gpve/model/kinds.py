@@ -13,3 +13,8 @@ class Kind(IntEnum):
 
 KINDS: tuple[str, ...] = tuple(kind.name.lower() for kind in Kind)
 """Names as they stand in files, by code: ``KINDS[Kind.VM] == "vm"``."""
+
+
+def taint_without(kind: str) -> str:
+    """The taint of a node that runs no guests of this kind: ``gpve.no-vm``. Guests of other kinds tolerate it."""
+    return f"gpve.no-{kind}"

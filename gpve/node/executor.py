@@ -1,6 +1,7 @@
 """What makes the effects of operations on a node, as a Protocol; and how an effect may fail."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpve.tasks.advance import Operation
@@ -22,6 +23,14 @@ class CallError(Exception):
         self.kind = kind
 
 
+@dataclass(frozen=True)
+class Spent:
+    """``cpu_ns``: ever, nanoseconds on CPUs; ``memory_bytes``: now."""
+
+    cpu_ns: int
+    memory_bytes: int
+
+
 Frame = tuple[int, bytes, int | None]
 """(stream: 1 stdout, 2 stderr, 3 a note; data; exit code, minus a signal, or None)."""
 
@@ -40,6 +49,9 @@ class Executor(Protocol):
 
     async def runs(self, guests: Sequence[int]) -> list[int]:
         """Those of the guests that run or are paused here, or will as soon as the node has its lease."""
+
+    async def usage(self) -> dict[int, Spent]:
+        """What the guests that run for real have used of CPU, and use of memory, by guest."""
 
     async def clean(self, guests: Sequence[int]) -> None:
         """Nothing is left of these guests."""

@@ -10,6 +10,9 @@ from typing import Any
 
 import psutil
 
+from gpve.model.kinds import KINDS
+from gpve.node.executor import Spent
+
 SYS = Path("/sys")
 GPU_CLASSES = ("0x0300", "0x0302", "0x1200")
 
@@ -23,6 +26,8 @@ class Facts:
     gpus: tuple[int, ...] = ()
     gpu_model: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    kinds: tuple[str, ...] = KINDS
+    """Of guests that it runs."""
     told: dict[str, Any] = field(default_factory=dict)
 
 
@@ -58,6 +63,14 @@ def look(directory: Path, reserved_mib: int, checks: Sequence[Check]) -> Facts:
             "executors": {check.name: {"works": check.works, "why": check.why} for check in checks},
         },
     )
+
+
+def spent() -> Spent:
+    """What this whole machine has used of CPU, and uses of memory."""
+    times = psutil.cpu_times()
+    busy = sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+    memory = psutil.virtual_memory()
+    return Spent(int(busy * 1e9), memory.total - memory.available)
 
 
 def numa() -> list[dict[str, Any]]:

@@ -5,16 +5,18 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from gpve.node.executor import CallError, Cannot, Executor, Frame
+from gpve.node.executor import CallError, Cannot, Executor, Frame, Spent
 from gpve.node.journal import Journal
 from gpve.tasks.advance import Operation
 from gpve.tasks.operations import Make, OpKey, admit, key_of
 from gpve.tasks.outcome import Done, Outcome, Refused, Unknown
 
 LOG = logging.getLogger(__name__)
+USAGE_S = 0.2
+"""Over which time the use of CPU is measured."""
 
 
 def clock() -> float:
@@ -23,10 +25,19 @@ def clock() -> float:
 
 
 class Node:
-    """``executors``: by the kind of guest that a verb begins with (agent, vm, ...); "" for all others."""
+    """``executors``: by the kind of guest that a verb begins with (agent, vm, ...); "" for all others.
 
-    def __init__(self, name: str, journal: Journal, executors: Mapping[str, Executor]) -> None:
-        self.name, self._journal, self._executors = name, journal, executors
+    ``machine``: what the whole machine has used; a simulated one uses nothing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        journal: Journal,
+        executors: Mapping[str, Executor],
+        machine: Callable[[], Spent] = lambda: Spent(0, 0),
+    ) -> None:
+        self.name, self._journal, self._executors, self._machine = name, journal, executors, machine
         self._under_way: dict[OpKey, asyncio.Task[Outcome]] = {}
         self._lease_until = float("-inf")
         self._leased = False
@@ -130,11 +141,36 @@ class Node:
 
     async def call(self, asked: Mapping[str, Any]) -> AsyncIterator[Frame]:
         """Answer a call that is no operation. Raises `CallError`."""
+        if asked["verb"] == "usage":
+            yield 1, json.dumps(await self._usage()).encode(), None
+            return
         executor = self._executors.get("agent", self._executors.get(""))
         if executor is None:
             raise CallError("precondition", "this node runs no agents")
         async for frame in executor.call(asked):
             yield frame
+
+    async def _usage(self) -> dict[str, Any]:
+        """CPU over a short time, memory now: of the machine, and of each guest that runs for real."""
+        began, machine, guests = clock(), self._machine(), await self._spent()
+        await asyncio.sleep(USAGE_S)
+        now = await self._spent()
+        took = clock() - began
+        return {
+            **_use(machine, self._machine(), took),
+            "guests": {guest: _use(guests[guest], now[guest], took) for guest in guests.keys() & now.keys()},
+        }
+
+    async def _spent(self) -> dict[int, Spent]:
+        found: dict[int, Spent] = {}
+        for executor in set(self._executors.values()):
+            found |= await executor.usage()
+        return found
+
+
+def _use(before: Spent, now: Spent, took_s: float) -> dict[str, int]:
+    cpu = max(0, now.cpu_ns - before.cpu_ns) / took_s / 1e6
+    return {"cpu_milli": round(cpu), "memory_mib": now.memory_bytes >> 20}
 
 
 def operation_of(told: Any, node: str) -> Operation:

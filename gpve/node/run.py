@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from gpve.model.errors import InputError
+from gpve.model.kinds import KINDS
 from gpve.node import facts, identity
 from gpve.node.executor import Executor
 from gpve.node.guard import Guard
@@ -41,6 +42,8 @@ class Settings:
     memory_mib: int = 0
     work_s: float = 0.0
     """How long an operation of the simulated executor takes."""
+    simulated: bool = True
+    """Whether guests that cannot run for real here are simulated; else they are not taken."""
 
 
 def serve(settings: Settings) -> None:
@@ -79,15 +82,23 @@ async def _serve(settings: Settings, me: identity.Identity) -> None:
     disk = Disk(settings.directory / "journal.db")
     disk.forget()
     journal = Journal(disk, me.name)
-    executors: dict[str, Executor] = {"": Simulated(journal, settings.work_s)}
+    executors: dict[str, Executor] = {"": Simulated(journal, settings.work_s)} if settings.simulated else {}
     runtime, check = await _runtime(settings, journal)
     guard = None
     if runtime is not None:
         executors["agent"] = runtime
         guard = Guard(settings.directory, settings.socket)
-    found = _facts(settings, [check, facts.check_vms(), facts.check_vclusters()])
+    if not executors:
+        raise InputError(f"no guest could run here: {check.why}; and none shall be simulated")
+    kinds = KINDS if settings.simulated else tuple(executors)
+    found = _facts(settings, [check, facts.check_vms(), facts.check_vclusters()], kinds)
     link = Link(
-        Node(me.name, journal, executors), me, facts.boot_id(), found, guard, partial(identity.keep, settings.directory)
+        Node(me.name, journal, executors, facts.spent),
+        me,
+        facts.boot_id(),
+        found,
+        guard,
+        partial(identity.keep, settings.directory),
     )
     LOG.info("node %s: %d milli-CPU, %d MiB", me.name, found.cpu_milli, found.memory_mib)
     tasks = [asyncio.create_task(link.run()), asyncio.create_task(over.wait())]
@@ -124,14 +135,12 @@ async def _watch(runtime: Runtime, link: Link) -> None:
         link.seen(guest)
 
 
-def _facts(settings: Settings, checks: list[facts.Check]) -> facts.Facts:
+def _facts(settings: Settings, checks: list[facts.Check], kinds: tuple[str, ...]) -> facts.Facts:
     found = facts.look(settings.directory, settings.reserved_mib, checks)
     wanted: Mapping[str, int] = {"cpu_milli": settings.cpu_milli, "memory_mib": settings.memory_mib}
-    return facts.Facts(
-        wanted["cpu_milli"] or found.cpu_milli,
-        wanted["memory_mib"] or found.memory_mib,
-        found.gpus,
-        found.gpu_model,
-        found.labels,
-        found.told,
+    return replace(
+        found,
+        cpu_milli=wanted["cpu_milli"] or found.cpu_milli,
+        memory_mib=wanted["memory_mib"] or found.memory_mib,
+        kinds=kinds,
     )

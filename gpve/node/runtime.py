@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import orjson
 
-from gpve.node.executor import CallError, Cannot, Frame
+from gpve.node.executor import CallError, Cannot, Frame, Spent
 from gpve.node.journal import Journal
 from gpve.runtime.v1 import runtime_pb2 as pb
 from gpve.runtime.v1 import runtime_pb2_grpc
@@ -223,6 +223,12 @@ class Runtime:
     async def _agents(self) -> list[pb.Agent]:
         reply = await self._daemon.List(pb.ListRequest(), timeout=ANSWER_S)
         return [agent for agent in reply.agents if guest_of(agent.id) is not None]
+
+    async def usage(self) -> dict[int, Spent]:
+        """As in `gpve.node.executor.Executor`."""
+        reply = await self._daemon.Stats(pb.StatsRequest(), timeout=ANSWER_S)
+        ours = ((guest_of(one.id), one) for one in reply.stats)
+        return {guest: Spent(one.cpu_ns, one.memory_bytes) for guest, one in ours if guest is not None}
 
     async def clean(self, guests: Sequence[int]) -> None:
         """As in `gpve.node.executor.Executor`."""

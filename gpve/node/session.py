@@ -178,6 +178,7 @@ class Link:
             gpus=facts.gpus,
             gpu_model=facts.gpu_model,
             labels=facts.labels,
+            kinds=facts.kinds,
             facts_json=json.dumps(facts.told),
         )
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from gpve.node.executor import CallError, Cannot, Frame
+from gpve.node.executor import CallError, Cannot, Frame, Spent
 from gpve.node.journal import Journal
 from gpve.tasks.advance import Operation
 from gpve.world.hardware import RESULTS, VERBS, Hardware, what_runs
@@ -53,6 +53,10 @@ class Simulated:
         """As in `gpve.node.executor.Executor`."""
         found: list[int] = what_runs(self.hardware, {"guests": guests})["runs"]
         return found
+
+    async def usage(self) -> dict[int, Spent]:
+        """As in `gpve.node.executor.Executor`."""
+        return {}
 
     async def clean(self, guests: Sequence[int]) -> None:
         """As in `gpve.node.executor.Executor`."""

@@ -3,11 +3,13 @@
 So that a dump of the cluster can be decided again, and be compared, though several servers decided side by side.
 """
 
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
 from gpve.engine.engine import Engine
+from gpve.server.metrics import METRICS
 from gpve.tasks.advance import Question
 from gpve.tasks.events import encode
 from gpve.tasks.ledger import Work
@@ -30,7 +32,11 @@ class Recording:
 
     def decide(self, questions: Sequence[Question], nodes: NodeRows) -> list[Decided | NoFit]:
         """As in `gpve.world.placer.Placer`."""
+        began = time.perf_counter()
         answers = self._placer.decide(questions, nodes)
+        METRICS.decide_s.observe(time.perf_counter() - began)
+        for policy, answer in zip(self._placer.by, answers, strict=True):
+            METRICS.decided.labels(policy, "placed" if isinstance(answer, Decided) else "nowhere").inc()
         if self.engine is not None and any(isinstance(answer, Decided) for answer in answers):
             self._number += 1
             row = {
@@ -39,18 +45,21 @@ class Recording:
                 "policy": self._policy,
                 "drawn": self._placer.drawn,
                 "seen": self._placer.seen,
-                "answers": encode([_told(*pair) for pair in zip(questions, answers, strict=True)]),
+                "answers": encode([_told(*each) for each in zip(questions, answers, self._placer.by, strict=True)]),
             }
             self.engine.transact(Work(lambda tx: tx.put("decision", row)))
         return answers
 
 
-def _told(question: Question, answer: Decided | NoFit) -> dict[str, Any]:
+def _told(question: Question, answer: Decided | NoFit, policy: str) -> dict[str, Any]:
     place = question.place
     asked = {
         "task": question.task,
         "step": question.step,
         "guest": place.guest,
+        "kind": place.kind,
+        "project": place.project,
+        "policy": policy,
         "role": place.role,
         "only": place.only,
         "never": list(place.never),

@@ -14,6 +14,8 @@ class Metrics:
     sessions = Gauge("gpve_node_sessions", "Nodes whose session this server holds")
     tasks = Gauge("gpve_tasks_in_hand", "Tasks that this server's engine drives")
     over = Counter("gpve_tasks_total", "Tasks that came to an end here", ("status",))
+    decided = Counter("gpve_placements_total", "Places decided on here", ("policy", "outcome"))
+    decide_s = Histogram("gpve_decide_seconds", "Time of one call of the scheduler", buckets=BUCKETS)
     store_up = Gauge("gpve_store_up", "Whether the database answers")
 
 

@@ -12,6 +12,7 @@ from cryptography import x509
 
 from gpve import __version__
 from gpve.model.errors import InputError
+from gpve.model.kinds import KINDS
 from gpve.server import sessions
 from gpve.server.authority import fingerprint, node_certificate
 from gpve.server.calls import Call, lost
@@ -56,7 +57,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         if not name.startswith("node/"):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a node's certificate is wanted")
         node = name.removeprefix("node/")
-        if not await self._control.is_node(node, fingerprint(shown)):
+        if not await self._control.members.is_node(node, fingerprint(shown)):
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED, f"node {node} is not of this cluster, or has joined anew since"
             )
@@ -71,7 +72,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
                 await context.abort(
                     grpc.StatusCode.FAILED_PRECONDITION, f"a hello of protocol {PROTOCOL} is wanted first"
                 )
-            await self._control.greet(node, _checked(first.hello))
+            await self._control.members.greet(node, _checked(first.hello))
         except (TimeoutError, StopAsyncIteration):
             return
         except InputError as error:
@@ -87,7 +88,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             version=__version__,
             protocol=PROTOCOL,
             lease_ms=int(self._control.rules.node_lease_s * 1000),
-            servers=await self._control.peers(),
+            servers=await self._control.members.peers(),
         )
         session.say(pb.ToNode(welcome=welcome))
         self._control.nodes.enter(session)
@@ -114,7 +115,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
                     case "call":
                         nodes.frame(session, message.call)
                     case "seen":
-                        await self._control.seen(session.node, list(message.seen.guests))
+                        await self._control.members.seen(session.node, list(message.seen.guests))
                     case other:
                         LOG.warning("node %s says %s out of turn", session.node, other)
                         break
@@ -132,7 +133,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             certificate = node_certificate(self._control.authority, node, request.csr)
         except InputError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        await self._control.certify(node, certificate)
+        await self._control.members.certify(node, certificate)
         return pb.RenewReply(certificate=certificate, ca=self._control.authority.certificate)
 
 
@@ -149,6 +150,8 @@ def _checked(hello: pb.Hello) -> pb.Hello:
         raise InputError("at most 64 labels, and a model of at most 64 characters", column="labels")
     if any(len(key) > 191 or len(value) > 191 for key, value in hello.labels.items()):
         raise InputError("a label has at most 191 characters", column="labels")
+    if any(kind not in KINDS for kind in hello.kinds):
+        raise InputError(f"of {', '.join(KINDS)}", column="kinds")
     if len(hello.facts_json) > LONGEST_JSON:
         raise InputError("at most 1 MiB", column="facts_json")
     try:

@@ -57,7 +57,7 @@ class Peers:
         if now - self._looked > LOOK_S:
             self._looked = now
             try:
-                self._others = await self._control.others()
+                self._others = await self._control.members.others()
             except Exception as error:  # the store is away: those of before will do
                 LOG.debug("other servers: %s", error)
         return self._others

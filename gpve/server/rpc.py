@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -14,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from gpve.model.kinds import KINDS
 from gpve.server import watch
-from gpve.server.control import Control, Wish, flow_of
+from gpve.server.access import Wish, flow_of
+from gpve.server.control import Control, whole
 from gpve.server.metrics import METRICS
 from gpve.server.problems import Problem, problem_of
 from gpve.tasks.errors import BadBody
@@ -56,28 +58,44 @@ def _told(service: Any) -> Any:
 
 def _answered(control: Control, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     async def call(request: Any, context: Any) -> Any:
+        began, answer, failed = time.time_ns(), None, False
         try:
             wish = await _wish(control, name, context)
             answer = await method(request, wish)
             METRICS.calls.labels(name, "OK").inc()
             return answer
         except Exception as error:
+            failed = problem_of(error).status >= 500
             await _abort(name, context, error)
+        finally:
+            _trace(control, name, context, began, answer.id if isinstance(answer, pb.Task) else None, failed)
 
     return call
 
 
 def _streamed(control: Control, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        began, failed = time.time_ns(), False
         try:
             wish = await _wish(control, name, context)
             async for message in method(request, wish):
                 yield message
             METRICS.calls.labels(name, "OK").inc()
         except Exception as error:
+            failed = problem_of(error).status >= 500
             await _abort(name, context, error)
+        finally:
+            _trace(control, name, context, began, None, failed)
 
     return call
+
+
+def _trace(control: Control, name: str, context: Any, began_ns: int, task: int | None, failed: bool) -> None:
+    if control.tracing is not None:
+        said = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+        service, _, method = name.partition("/")
+        attributes = {"rpc.system": "grpc", "rpc.service": f"gpve.v1.{service}", "rpc.method": method}
+        control.tracing.request(f"gpve.v1.{name}", began_ns, time.time_ns(), said, attributes, failed, task)
 
 
 async def _abort(name: str, context: Any, error: Exception) -> None:
@@ -96,7 +114,7 @@ async def _wish(control: Control, name: str, context: Any) -> Wish:
     if name == "ClusterService/Join":
         return Wish("nobody")
     token = said.get("authorization", "")
-    actor = await control.caller(token.removeprefix("Bearer ")) if token.startswith("Bearer ") else None
+    actor = await control.tokens.caller(token.removeprefix("Bearer ")) if token.startswith("Bearer ") else None
     if actor is None:
         raise Problem(401, "unauthenticated", "say authorization: Bearer TOKEN, with a token that is valid")
     match = said.get("if-match")
@@ -306,11 +324,13 @@ class GuestService(_Guests, guest_pb2_grpc.GuestServiceServicer):
     async def Explain(self, request: Any, wish: Wish) -> Any:  # noqa: N802
         """As the protocol says."""
         told = await self.control.explain(request.id)
-        return guest_pb2.Explanation(sentence=told["sentence"], nodes=told["nodes"], nearest=told["nearest"] or "")
+        return guest_pb2.Explanation(
+            sentence=told["sentence"], nodes=told["nodes"], nearest=told["nearest"] or "", policy=told["policy"]
+        )
 
     async def WatchStatus(self, request: Any, wish: Wish) -> AsyncIterator[pb.Change]:  # noqa: N802
         """As the protocol says."""
-        async for change in _watched(self.control, request, ["guest"]):
+        async for change in _watched(self.control.pulse, request, ["guest"]):
             yield change
 
 
@@ -398,9 +418,7 @@ class AgentService(_Guests, guest_pb2_grpc.AgentServiceServicer):
 
     async def Status(self, request: Any, wish: Wish) -> Any:  # noqa: N802
         """As the protocol says."""
-        data = b""
-        async for frame in await self.control.call(request.id, {"verb": "status"}):
-            data += frame.data
+        data = await whole(await self.control.call(request.id, {"verb": "status"}))
         return guest_pb2.AgentStatus(json=data.decode())
 
 
@@ -424,35 +442,41 @@ class ClusterService(_Service, cluster_pb2_grpc.ClusterServiceServicer):
 
     async def Join(self, request: Any, wish: Wish) -> Any:  # noqa: N802
         """As the protocol says."""
-        certificate, servers = await self.control.join(request.token, request.name, request.csr)
+        certificate, servers = await self.control.members.join(request.token, request.name, request.csr)
         ca = self.control.authority.certificate
         return cluster_pb2.JoinReply(certificate=certificate, ca=ca, servers=servers)
 
     async def Leave(self, request: Any, wish: Wish) -> Any:  # noqa: N802
         """As the protocol says."""
-        await self.control.leave(request.name)
+        await self.control.members.leave(request.name)
         return cluster_pb2.LeaveReply()
+
+    async def GetUsage(self, request: Any, wish: Wish) -> Any:  # noqa: N802
+        """As the protocol says."""
+        told = await self.control.usage(request.name)
+        guests = {int(guest): cluster_pb2.GuestUsage(**use) for guest, use in told.pop("guests").items()}
+        return cluster_pb2.Usage(**told, guests=guests)
 
     async def ListNodes(self, request: Any, wish: Wish) -> Any:  # noqa: N802
         """As the protocol says."""
-        revision = await self.control.read(self.control.store.revision)
-        rows = await self.control.read(self.control.store.rows, "node")
+        revision = await self.control.access.read(self.control.store.revision)
+        rows = await self.control.access.read(self.control.store.rows, "node")
         return cluster_pb2.ListNodesReply(nodes=[node(row) for row in rows], revision=revision)
 
     async def DrainNode(self, request: Any, wish: Wish) -> Any:  # noqa: N802
         """As the protocol says."""
-        stay = await self.control.would_stay(request.name)
+        stay = await self.control.members.would_stay(request.name)
         if request.dry_run:
             return cluster_pb2.DrainReply(blockers=stay)
-        return cluster_pb2.DrainReply(task=task(await self.control.drain(request.name, wish)), blockers=stay)
+        return cluster_pb2.DrainReply(task=task(await self.control.members.drain(request.name, wish)), blockers=stay)
 
     async def OpenNode(self, request: Any, wish: Wish) -> pb.Task:  # noqa: N802
         """As the protocol says."""
-        return task(await self.control.open_node(request.name, wish))
+        return task(await self.control.members.open_node(request.name, wish))
 
     async def GetQuota(self, request: Any, wish: Wish) -> pb.Quota:  # noqa: N802
         """As the protocol says."""
-        return pb.Quota(**await self.control.quota(request.project or "default"))
+        return pb.Quota(**await self.control.projects.quota(request.project or "default"))
 
     async def SetQuota(self, request: Any, wish: Wish) -> pb.Quota:  # noqa: N802
         """As the protocol says."""
@@ -461,19 +485,27 @@ class ClusterService(_Service, cluster_pb2_grpc.ClusterServiceServicer):
             limits[name] = getattr(request, name) if request.HasField(name) else None
             if limits[name] is not None and not 0 <= getattr(request, name) <= 1 << 53:
                 raise BadBody("quota", name, "0 or more are wanted")
-        return pb.Quota(**await self.control.limit(request.project or "default", limits))
+        return pb.Quota(**await self.control.projects.limit(request.project or "default", limits))
+
+    async def GetPolicies(self, request: Any, wish: Wish) -> Any:  # noqa: N802
+        """As the protocol says."""
+        return cluster_pb2.Policies(**await self.control.projects.policies())
+
+    async def SetPolicy(self, request: Any, wish: Wish) -> Any:  # noqa: N802
+        """As the protocol says."""
+        return cluster_pb2.Policies(**await self.control.projects.choose(request.project, request.policy or None))
 
     async def Watch(self, request: Any, wish: Wish) -> AsyncIterator[pb.Change]:  # noqa: N802
         """As the protocol says."""
         unknown = set(request.tables) - set(watch.TABLES)
         if unknown:
             raise BadBody("watch", "tables", f"no {sorted(unknown)[0]!r}; there are {', '.join(watch.TABLES)}")
-        async for change in _watched(self.control, request, list(request.tables) or list(watch.TABLES)):
+        async for change in _watched(self.control.pulse, request, list(request.tables) or list(watch.TABLES)):
             yield change
 
 
-async def _watched(control: Control, request: Any, tables: list[str]) -> AsyncIterator[pb.Change]:
-    async for change, _ in watch.changes(control, request.revision or None, tables):
+async def _watched(pulse: watch.Pulse, request: Any, tables: list[str]) -> AsyncIterator[pb.Change]:
+    async for change, _ in watch.changes(pulse, request.revision or None, tables):
         if change is not None:
             yield pb.Change(
                 revision=change["revision"],
@@ -511,7 +543,7 @@ class TaskService(_Service, cluster_pb2_grpc.TaskServiceServicer):
 
     async def Follow(self, request: Any, wish: Wish) -> AsyncIterator[pb.Task]:  # noqa: N802
         """As the protocol says."""
-        async for row in watch.task(self.control, request.id):
+        async for row in watch.task(self.control.pulse, request.id):
             if row is not None:
                 yield task(row)
 

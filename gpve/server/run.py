@@ -10,25 +10,26 @@ import signal
 import ssl
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import uvicorn
 
 from gpve import __version__
 from gpve.engine.engine import Engine
-from gpve.model.columns import Nodes
-from gpve.scheduler.live import Demand, LiveCluster
 from gpve.scheduler.policy import Policy, load
 from gpve.server import authority as certs
+from gpve.server import tracing
 from gpve.server.control import Control
 from gpve.server.decisions import Recording
 from gpve.server.http.app import build
 from gpve.server.metrics import METRICS
 from gpve.server.nodes_rpc import NodeService, PeerService
 from gpve.server.peers import Peers
+from gpve.server.policies import Policies, warm
 from gpve.server.rpc import add_services
 from gpve.server.sessions import SessionNodes
 from gpve.server.settings import Settings
@@ -36,6 +37,7 @@ from gpve.store.database import connect, migrate
 from gpve.store.sql import SqlStore
 from gpve.tasks.flows import FLOWS
 from gpve.tasks.ledger import Tx, Work
+from gpve.tasks.state import Status
 from gpve.tasks.worker import Rules
 from gpve.v1 import node_pb2_grpc
 from gpve.world.placement import SchedulerPlacer
@@ -105,13 +107,17 @@ async def _serve(settings: Settings, store: SqlStore, policy: Policy) -> None:
         keep_s=settings.keep_s,
     )
     nodes = SessionNodes(loop)
-    placer = Recording(SchedulerPlacer(policy), settings.name, policy.name)
+    policies = Policies(policy)
+    placer = Recording(SchedulerPlacer(policy, chosen=policies.chosen), settings.name, policy.name)
     engine = Engine(settings.name, store, nodes, placer, FLOWS, rules, GATHER_S)
     placer.engine = nodes.engine = engine
-    control = Control(settings.name, store, nodes, engine, rules, ca, policy)
+    control = Control(settings.name, store, nodes, engine, rules, ca, policies)
     peers = Peers(control, ca, identity)
     control.remote, nodes.missed = peers.call, peers.hint
+    control.tracing = tracing.begin(settings.name, control.access, certs.fingerprint(ca.certificate))
+    engine.closed = partial(_closed, control, loop)
     await loop.run_in_executor(None, warm, policy)
+    await control.projects.refresh()
     gc.collect()
     # What is there now stays: it is not looked through again and again.
     gc.freeze()
@@ -124,17 +130,22 @@ async def _serve(settings: Settings, store: SqlStore, policy: Policy) -> None:
     engine.start()
     control.ready = True
     serving = asyncio.create_task(http.serve())
-    keeping = asyncio.create_task(_keep(control))
+    keeping = [asyncio.create_task(_keep(control))]
+    if control.tracing is not None:
+        keeping.append(asyncio.create_task(control.tracing.run()))
     LOG.info("a server has begun", extra={"server": settings.name, "url": settings.url})
     await asyncio.wait({serving, asyncio.create_task(over.wait())}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done() and not over.is_set():
         LOG.error("the HTTP API could not be served at %s", settings.url)
     control.ready = False
-    keeping.cancel()
+    for task in keeping:
+        task.cancel()
     http.should_exit = True
     await asyncio.gather(node_server.stop(GRACE_S), api_server.stop(GRACE_S), peers.close())
     await serving
     await loop.run_in_executor(None, engine.stop)
+    if control.tracing is not None:
+        await loop.run_in_executor(None, control.tracing.end)
     try:
         store.transact([Work(lambda tx: tx.delete("server", settings.name))])
     except StoreDown as error:
@@ -189,17 +200,6 @@ async def announce(store: SqlStore, settings: Settings) -> None:
         tx.put("server", {**me, "started": tx.now})
 
     store.transact([Work(run)])
-
-
-def warm(policy: Policy) -> None:
-    """Have everything compiled that a decision needs: the first one must not take a minute."""
-    one = np.ones(1, dtype=np.int64)
-    none = np.zeros(1, dtype=np.int32)
-    cluster = LiveCluster(Nodes(("warm",), one, one, none, none - 1), policy, index_bytes=1 << 16)
-    cluster.observe(0, 1, 1, [], True)
-    cluster.place(Demand(1, 1), 0)
-    cluster.place(Demand(1, 1))
-    cluster.explain(Demand(2, 1))
 
 
 def _node_server(settings: Settings, control: Control, ca: certs.Authority, identity: certs.Identity) -> Any:
@@ -260,14 +260,24 @@ def _http(settings: Settings, control: Control, identity: certs.Identity) -> uvi
     return server
 
 
+def _closed(control: Control, loop: asyncio.AbstractEventLoop, over: Sequence[tuple[int, Status]]) -> None:
+    """Tasks came to an end; in the engine's thread."""
+    for _, status in over:
+        METRICS.over.labels(status.value).inc()
+    if control.tracing is not None:
+        loop.call_soon_threadsafe(control.tracing.closed, [task for task, _ in over])
+
+
 async def _keep(control: Control) -> None:
     """What is to be done now and then."""
     while True:
         await asyncio.sleep(5.0)
+        METRICS.tasks.set(control.engine.in_hand)
         METRICS.sessions.set(len(control.nodes.sessions))
         try:
-            await control.read(control.store.revision)
+            await control.access.read(control.store.revision)
             METRICS.store_up.set(1)
+            await control.projects.refresh()
             await control.forget_decisions()
         except Exception as error:  # the next round looks again
             METRICS.store_up.set(0)

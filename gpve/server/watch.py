@@ -4,14 +4,13 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from gpve.server.access import Access
 from gpve.server.problems import Problem
+from gpve.store.sql import SqlStore
 from gpve.tasks.ledger import Row
 from gpve.tasks.state import CLOSED, Status
-
-if TYPE_CHECKING:
-    from gpve.server.control import Control
 
 Table = Literal["guest", "node", "volume", "network", "alarm", "event"]
 TABLES: tuple[Table, ...] = ("guest", "node", "volume", "network", "alarm", "event")
@@ -25,8 +24,8 @@ QUIET_S = 10.0
 class Pulse:
     """The newest revision, asked for once for all watchers of a server."""
 
-    def __init__(self, control: "Control") -> None:
-        self._control = control
+    def __init__(self, access: Access) -> None:
+        self.access = access
         self._revision = -1
         self._moved = asyncio.Event()
         self._asker: asyncio.Task[None] | None = None
@@ -54,7 +53,7 @@ class Pulse:
     async def _ask(self) -> None:
         while self._watchers:
             try:
-                newest = await self._control.read(self._control.store.revision)
+                newest = await self.access.read(self.access.store.revision)
             except Exception:  # the watchers find out by themselves what is wrong
                 newest = self._revision
                 await asyncio.sleep(1.0)
@@ -66,35 +65,35 @@ class Pulse:
 
 
 async def changes(
-    control: "Control", after: int | None, tables: Sequence[str]
+    pulse: Pulse, after: int | None, tables: Sequence[str]
 ) -> AsyncIterator[tuple[dict[str, Any] | None, bool]]:
     """Changes behind a revision (None: from now on), for ever, and whether each is the last one of its revision.
 
     (None, False): nothing yet. Raises `Compacted`.
     """
-    newest = await control.read(control.store.revision)
+    newest = await pulse.access.read(pulse.access.store.revision)
     revision = newest if after is None else after
     if revision > newest:
         raise Problem(422, "bad-field", f"revision: {revision} is yet to come; the newest is {newest}")
     yield None, False
     while True:
         before = revision
-        rows, revision = await control.read(_both, control, revision, tables)
+        rows, revision = await pulse.access.read(_both, pulse.access.store, revision, tables)
         for at, row in enumerate(rows):
             yield row, at + 1 == len(rows) or rows[at + 1]["revision"] != row["revision"]
-        if revision == before and not await control.pulse.beyond(revision, QUIET_S):
+        if revision == before and not await pulse.beyond(revision, QUIET_S):
             yield None, False
 
 
-def _both(control: "Control", revision: int, tables: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
+def _both(store: SqlStore, revision: int, tables: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
     """Changes of rows and events of tasks, merged, and the revision up to which they are all."""
     # Asked for first: two tables are read, and what is committed in between must be in both or in neither.
-    newest = control.store.revision()
+    newest = store.revision()
     found: list[dict[str, Any]] = []
     watched = [table for table in tables if table != "event"]
     until = [newest]
     if watched:
-        rows = control.store.changes_since(revision, AT_ONCE, watched)
+        rows = store.changes_since(revision, AT_ONCE, watched)
         found += [
             {
                 "revision": row["revision"],
@@ -106,7 +105,7 @@ def _both(control: "Control", revision: int, tables: Sequence[str]) -> tuple[lis
         ]
         until += [rows[-1]["revision"]] if len(rows) >= AT_ONCE else []
     if "event" in tables:
-        events = control.store.events_since(revision, AT_ONCE)
+        events = store.events_since(revision, AT_ONCE)
         found += [
             {"revision": row["revision"], "table": "event", "key": [row["task"], row["seq"]], "row": _event(row)}
             for row in events
@@ -122,16 +121,16 @@ def _event(row: Row) -> dict[str, Any]:
     return {name: row[name] for name in kept} | {"data": json.loads(row["data"])}
 
 
-async def task(control: "Control", number: int) -> AsyncIterator[Row | None]:
+async def task(pulse: Pulse, number: int) -> AsyncIterator[Row | None]:
     """A task's row with each of its changes, until it is over or stuck; None: nothing yet."""
     seen = None
     while True:
-        revision = await control.read(control.store.revision)
-        row = await control.task(number)
+        revision = await pulse.access.read(pulse.access.store.revision)
+        row = await pulse.access.one("task", number)
         if row["revision"] != seen:
             seen = row["revision"]
             yield row
             if row["status"] in (*CLOSED, Status.STUCK) or row["poison"] is not None:
                 return
-        elif not await control.pulse.beyond(revision, QUIET_S):
+        elif not await pulse.beyond(revision, QUIET_S):
             yield None

@@ -70,6 +70,10 @@ class Place:
     only: str | None = None
     """The one node that will do."""
     never: tuple[str, ...] = ()
+    kind: str = ""
+    """Of the guest: only nodes that run such guests will do; empty: any."""
+    project: str = ""
+    """Of the guest: it may have a policy of its own."""
 
 
 Command = OnNode | InStore | Place

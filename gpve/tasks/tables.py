@@ -187,6 +187,7 @@ TABLES: dict[str, Table] = {
             "memory_mib_limit": "int?",
         },
     ),
+    "placement": Table(("project",), {"project": "str", "policy": "str"}),
     "server": Table(
         ("name",),
         {"name": "str", "api": "str", "peers": "str", "version": "str", "started": "float"},
@@ -216,10 +217,10 @@ TABLES: dict[str, Table] = {
     ),
 }
 """Every table. A session counts the beats of a node (`gpve.tasks.ha`). Debris is what a dead node still has of guests
-that are elsewhere by now. A token is kept as its SHA-256, in hexadecimal; a node's fact says which certificates are its
-own. A decision is one call of a scheduler: which revision of the nodes it saw, and what it answered to which question,
-in order, so that it can be made again. ``task`` of a guest, volume, network or claim names the live task that works on
-it, or None.
+that are elsewhere by now. A placement is the policy of a project; that of the empty one is the cluster's. A token is
+kept as its SHA-256, in hexadecimal; a node's fact says which certificates are its own. A decision is one call of a
+scheduler: which revision of the nodes it saw, and what it answered to which question, in order, so that it can be made
+again. ``task`` of a guest, volume, network or claim names the live task that works on it, or None.
 """
 
 COUNTERS = {"task": 1, "guest": 100, "epoch": 1, "revision": 1, "compacted": 1}

@@ -1,21 +1,29 @@
 """The scheduler behind the port: decisions of the compiled core over the node rows of a store."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gpve.model.columns import Nodes
+from gpve.model.kinds import KINDS, taint_without
+from gpve.model.reasons import Reason
 from gpve.scheduler.cluster import INDEX_BYTES
 from gpve.scheduler.live import Claim, Demand, LiveCluster
 from gpve.scheduler.policy import Policy
+from gpve.scheduler.requests import ANYWHERE, Terms
 from gpve.tasks.advance import Question
 from gpve.tasks.flow import Place
 from gpve.tasks.ledger import Row
 from gpve.tasks.records import Decided, NoFit
 from gpve.world.placer import NodeRows
+
+TERMS = {
+    kind: Terms(None, None, frozenset(taint_without(other) for other in KINDS if other != kind)) for kind in KINDS
+} | {"": ANYWHERE}
+"""By kind: it tolerates that other kinds cannot run on a node."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +39,17 @@ class Explained:
 
 
 class SchedulerPlacer:
-    """Decides by ``policy``. Keeps the cluster's columns, and takes over the rows that changed."""
+    """Decides by ``policy``, or by what ``chosen`` says of a place, if it is given.
 
-    def __init__(self, policy: Policy, seed: int = 0) -> None:
+    Keeps the cluster's columns, once for each policy, and takes over the rows that changed.
+    """
+
+    def __init__(self, policy: Policy, seed: int = 0, chosen: Callable[[Place], Policy] | None = None) -> None:
         self._policy, self._seed = policy, seed
-        self._cluster: LiveCluster | None = None
+        self._chosen = chosen or (lambda place: policy)
+        self._policies: dict[str, Policy] = {policy.name: policy}
+        self._clusters: dict[str, LiveCluster] = {}
+        """By policy."""
         self._names: tuple[str, ...] = ()
         self._at: dict[str, int] = {}
         """Position of a node by its name."""
@@ -44,36 +58,37 @@ class SchedulerPlacer:
         self._known: list[tuple[int, bool]] = []
         """By position: version and whether it is open, as this scheduler believes them to be."""
         self._drawn = 0
-        self._draw_from: int | None = None
+        """The position in the random stream, which all policies share."""
+        self._began = 0
         self._seen = -1
         """The newest revision that was taken over."""
+        self.by: tuple[str, ...] = ()
+        """The policies of the last call, by question."""
         self._decided: set[str] = set()
         """Nodes that the last call decided on. Whether their claims were written, the next call sees."""
 
     def decide(self, questions: Sequence[Question], nodes: NodeRows) -> list[Decided | NoFit]:
         """As in `gpve.world.placer.Placer`."""
-        cluster = self._look(nodes)
-        if cluster is None:
+        policies = [self._chosen(question.place) for question in questions]
+        self.by = tuple(policy.name for policy in policies)
+        self._began = self._drawn
+        if not self._look(nodes, policies):
             return [NoFit({}) for _ in questions]
-        if self._draw_from is not None:
-            cluster.drawn, self._draw_from = self._draw_from, None
-        self._drawn = cluster.drawn
-        return [self._answer(cluster, question.place) for question in questions]
+        return [self._answer(policy.name, question.place) for policy, question in zip(policies, questions, strict=True)]
 
     def explain(self, place: Place, nodes: NodeRows) -> Explained:
         """What the nodes say of a place now; nothing is decided."""
-        cluster = self._look(nodes)
-        if cluster is None:
+        policy = self._chosen(place)
+        if not self._look(nodes, [policy]):
             return Explained({}, None, ())
-        demand = _demand(place)
-        told = cluster.explain(demand)
-        counts = {reason.sentence: count for reason, count in told.counts.items() if count}
+        told = self._clusters[policy.name].explain(_demand(place))
+        counts = _counts(told.counts, place)
         miss = told.nearest
         nearest = None
         if miss is not None:
             lacks = {"milli-CPU": miss.cpu_milli, "MiB of memory": miss.memory_mib, "GPUs": miss.gpus}
             short = ", ".join(f"{amount} {what}" for what, amount in lacks.items() if amount)
-            lack = f"{short} short" if short else miss.reason.sentence
+            lack = f"{short} short" if short else _sentence(miss.reason, place)
             nearest = f"node {self._names[miss.node]} lacks least: {lack}"
         return Explained(counts, nearest, tuple(self._names[n] for n, _ in told.best))
 
@@ -85,34 +100,34 @@ class SchedulerPlacer:
     @property
     def drawn(self) -> int:
         """The position in the random stream at which the last call began."""
-        return self._drawn
+        return self._began
 
     def draw_from(self, drawn: int) -> None:
         """The next call begins at this position of the random stream: to decide again what was decided."""
-        self._draw_from = drawn
+        self._drawn = drawn
 
-    def _look(self, nodes: NodeRows) -> LiveCluster | None:
-        """The cluster as the store has it now; None: there is no node."""
+    def _look(self, nodes: NodeRows, policies: Sequence[Policy]) -> bool:
+        """Have the cluster as the store has it now, for these policies; False: there is no node."""
         rows = nodes(self._seen, self._decided)
         gone = self._decided - {row["name"] for row in rows}
         self._decided = set()
-        if any(self._shapes.get(row["name"]) != _shape(row) for row in rows):
+        new = {policy.name: policy for policy in policies if policy.name not in self._policies}
+        if new or any(self._shapes.get(row["name"]) != _shape(row) for row in rows):
+            self._policies |= new
             rows = nodes(-1, ())
             self._build(rows)
             gone = set()
-        cluster = self._cluster
-        if cluster is None:
-            return None
         for name in gone & self._at.keys():
             # It was removed: nothing says so but that its row is not there any more.
-            cluster.set_open(self._at[name], False)
+            for cluster in self._clusters.values():
+                cluster.set_open(self._at[name], False)
             self._known[self._at[name]] = (-1, False)
         for row in rows:
             self._seen = max(self._seen, row["revision"])
             n = self._at[row["name"]]
             if self._known[n] != (row["version"], row["open"]):
-                self._take_over(cluster, n, row)
-        return cluster
+                self._take_over(n, row)
+        return bool(self._names)
 
     def _build(self, rows: Sequence[Row]) -> None:
         models = tuple(sorted({row["gpu_model"] for row in rows if row["gpu_model"]}))
@@ -133,38 +148,38 @@ class SchedulerPlacer:
         )
         # Trees for a thousand request classes are plenty; a small cluster should not pay for more.
         room = min(INDEX_BYTES, 8 * 1024 * (len(rows) + 16))
-        self._cluster = LiveCluster(nodes, self._policy, seed=self._seed, index_bytes=room)
+        self._clusters = {
+            policy.name: LiveCluster(nodes, policy, seed=self._seed, index_bytes=room)
+            for policy in self._policies.values()
+        }
         self._known = [(-1, False)] * len(rows)
 
-    def _take_over(self, cluster: LiveCluster, n: int, row: Row) -> None:
+    def _take_over(self, n: int, row: Row) -> None:
         used = json.loads(row["used_gpu_milli"])
         gpus = [milli - taken for milli, taken in zip(json.loads(row["gpus"]), used, strict=True)]
-        cluster.observe(
-            n,
-            row["cpu_milli"] - row["used_cpu_milli"],
-            row["memory_mib"] - row["used_memory_mib"],
-            gpus,
-            row["open"] and row["alive"],
-        )
+        cpu, memory = row["cpu_milli"] - row["used_cpu_milli"], row["memory_mib"] - row["used_memory_mib"]
+        for cluster in self._clusters.values():
+            cluster.observe(n, cpu, memory, gpus, row["open"] and row["alive"])
         self._known[n] = (row["version"], row["open"])
 
-    def _answer(self, cluster: LiveCluster, place: Place) -> Decided | NoFit:
-        demand = _demand(place)
+    def _answer(self, policy: str, place: Place) -> Decided | NoFit:
+        cluster, demand = self._clusters[policy], _demand(place)
         shunned = [self._at[name] for name in place.never if name in self._at]
         was_open = {n: self._known[n][1] for n in shunned}
         for n in shunned:
             cluster.set_open(n, False)
         try:
             answer = self._decide(cluster, place, demand)
-            if isinstance(answer, Claim):
-                version, is_open = self._known[answer.node]
-                self._known[answer.node] = (version + 1, is_open)
-                self._decided.add(self._names[answer.node])
-                devices = {
-                    str(d): demand.gpu_milli for d in range(answer.devices.bit_length()) if answer.devices >> d & 1
-                }
-                return Decided(self._names[answer.node], version, devices)
-            return answer
+            if not isinstance(answer, Claim):
+                return answer
+            version, is_open = self._known[answer.node]
+            self._known[answer.node] = (version + 1, is_open)
+            self._decided.add(self._names[answer.node])
+            for other in self._clusters.values():
+                if other is not cluster:
+                    _tell(other, cluster, answer.node)
+            devices = {str(d): demand.gpu_milli for d in range(answer.devices.bit_length()) if answer.devices >> d & 1}
+            return Decided(self._names[answer.node], version, devices)
         finally:
             for n in shunned:
                 cluster.set_open(n, was_open[n])
@@ -175,12 +190,29 @@ class SchedulerPlacer:
             only = self._at.get(place.only)
             if only is None:
                 return NoFit({f"no node {place.only!r}": 1})
+        cluster.drawn = self._drawn
         answer = cluster.place(demand, only)
+        self._drawn += 1
         if isinstance(answer, Claim):
             return answer
         if only is not None:
-            return NoFit({f"{place.only}: {answer.sentence}": 1})
-        return NoFit({reason.sentence: count for reason, count in cluster.reasons(demand).items() if count})
+            return NoFit({f"{place.only}: {_sentence(answer, place)}": 1})
+        return NoFit(_counts(cluster.reasons(demand), place))
+
+
+def _tell(other: LiveCluster, cluster: LiveCluster, n: int) -> None:
+    """Another policy hears what this one took on a node, which is open: it was chosen."""
+    state, devices = cluster.state, int(cluster.nodes.gpu_count[n])
+    other.observe(n, int(state.free_cpu[n]), int(state.free_mem[n]), state.free_gpu[n][:devices].tolist(), True)
+
+
+def _sentence(reason: Reason, place: Place) -> str:
+    """What a node says of a place."""
+    return f"the node runs no {place.kind}s" if reason is Reason.TAINT and place.kind else reason.sentence
+
+
+def _counts(reasons: Mapping[Reason, int], place: Place) -> dict[str, int]:
+    return {_sentence(reason, place): count for reason, count in reasons.items() if count}
 
 
 def _shape(row: Row) -> tuple[Any, ...]:
@@ -189,4 +221,4 @@ def _shape(row: Row) -> tuple[Any, ...]:
 
 def _demand(place: Place) -> Demand:
     spec = place.spec
-    return Demand(spec["cpu_milli"], spec["memory_mib"], spec["gpu_count"], spec["gpu_milli"])
+    return Demand(spec["cpu_milli"], spec["memory_mib"], spec["gpu_count"], spec["gpu_milli"], TERMS[place.kind])

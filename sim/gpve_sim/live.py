@@ -1,15 +1,16 @@
 """A live cluster's dump (`gpve dump`) in the simulator: loaded, audited, and every placement decided again."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from gpve.model.errors import InputError
-from gpve.scheduler.policy import load
+from gpve.scheduler.policy import Policy, load
 from gpve.tasks.advance import Question
 from gpve.tasks.audit import audit
 from gpve.tasks.flow import Place
@@ -78,21 +79,27 @@ def redecide(dump: Dump) -> Compared:
     """Audit a dump, and have the simulator's scheduler answer every question that was asked, as it was asked."""
     history = _History(dump)
     told = Compared(findings=audit(dump.read, FLOWS))
-    schedulers: dict[str, tuple[SchedulerPlacer, _View]] = {}
+    schedulers: dict[str, tuple[SchedulerPlacer, _View, dict[str, Policy]]] = {}
     for row in sorted(dump.read("decision"), key=lambda row: (row["engine"], row["number"])):
         if row["seen"] < history.known_after:
             told.skipped += 1
             continue
         if row["engine"] not in schedulers:
-            schedulers[row["engine"]] = (SchedulerPlacer(load(row["policy"])), _View(history))
-        placer, view = schedulers[row["engine"]]
-        _compare(row, placer, view, told)
+            then: dict[str, Policy] = {}
+            placer = SchedulerPlacer(load(row["policy"]), chosen=partial(_by_project, then))
+            schedulers[row["engine"]] = (placer, _View(history), then)
+        _compare(row, *schedulers[row["engine"]], told)
     told.servers = len(schedulers)
     return told
 
 
-def _compare(row: Row, placer: SchedulerPlacer, view: "_View", told: Compared) -> None:
+def _by_project(policies: Mapping[str, Policy], place: Place) -> Policy:
+    return policies[place.project]
+
+
+def _compare(row: Row, placer: SchedulerPlacer, view: "_View", policies: dict[str, Policy], told: Compared) -> None:
     asked = orjson.loads(row["answers"])
+    policies |= {one.get("project", ""): load(one.get("policy", row["policy"])) for one in asked}
     view.move_to(row["seen"])
     placer.draw_from(row["drawn"])
     answers = placer.decide([_question(one) for one in asked], view.nodes)
@@ -111,7 +118,9 @@ def _place(answer: Decided) -> list[Any]:
 
 
 def _question(one: dict[str, Any]) -> Question:
-    place = Place(one["guest"], one["spec"], one["role"], one["only"], tuple(one["never"]))
+    # Rows of servers that had one policy for all say neither kind nor project.
+    of = one.get("kind", ""), one.get("project", "")
+    place = Place(one["guest"], one["spec"], one["role"], one["only"], tuple(one["never"]), *of)
     return Question(one["task"], one["step"], place)
 
 

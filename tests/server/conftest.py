@@ -1,11 +1,13 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gpve.client.contexts import Context, Contexts, keep
 from tests.agentrt.conftest import kernel, sandbox  # noqa: F401
 from tests.agentrt.runtime.daemon import programs
 from tests.agentrt.runtime.host import leaked_files, look
@@ -26,6 +28,20 @@ def cluster() -> Iterator[Cluster]:
         assert left.empty(), left
         assert not leaked_files(left), leaked_files(left)
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def command(cluster: Cluster, tmp_path: Path, gpve, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs ``gpve`` for this cluster: its first server's context is the current one."""
+
+    def run(*words: str) -> Any:
+        monkeypatch.setenv("GPVE_CONFIG", str(tmp_path / "contexts.yaml"))
+        server = next(iter(cluster.servers.values()))
+        ca = (server.directory / "ca.pem").read_text()
+        keep(Contexts("x", {"x": Context((server.url,), cluster.token(), ca)}))
+        return gpve(*words)
+
+    return run
 
 
 @pytest.fixture(scope="session")

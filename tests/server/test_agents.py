@@ -1,8 +1,12 @@
 """An AI agent, for real: created by HTTP, run by the Rust runtime, and nothing is left of it."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from tests.server.cluster import Cluster, done, refused
+from gpve.client import Client
+from tests.server.cluster import Cluster, done, refused, until
 
 SH = "/bin/sh"
 
@@ -49,3 +53,40 @@ def runtime_list():
     from gpve.runtime.v1 import runtime_pb2
 
     return runtime_pb2.ListRequest()
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_node_says_what_is_used(cluster: Cluster, tmp_path: Path, command) -> None:
+    """Of the machine and of each agent, through whichever server is asked; a limit shows in it."""
+    address = f"sqlite:///{tmp_path}/gpve.db"
+    cluster.server("s1", address)
+    cluster.server("s2", address)
+    cluster.node("a", ("--cpu", "2000", "--memory", "1024"), runtime=True)
+    client = cluster.client("s1")
+    busy = {**spec("busy", "while :; do :; done"), "cpu_milli": 300}
+    for wanted in (busy, spec("idle", "sleep 1000")):
+        done(client, client.create("agent", wanted))
+    numbers = {name: str(client.get("agent", name).id) for name in ("busy", "idle")}
+
+    for asked in (cluster.client("s1"), cluster.client("s2")):
+
+        def used(asked: Client = asked) -> dict[str, Any] | None:
+            found = asked.usage("a")
+            return found if found["guests"][numbers["busy"]]["cpu_milli"] > 50 else None
+
+        told = until(used, 20.0)
+        assert set(told["guests"]) == set(numbers.values())
+        assert told["guests"][numbers["busy"]]["cpu_milli"] < 700, "three tenths of a CPU is its limit"
+        assert told["guests"][numbers["idle"]]["cpu_milli"] < 50
+        assert told["memory_mib"] > 100
+        assert told["cpu_milli"] > 0
+    said = command("node", "usage", "a")
+    assert said.code == 0
+    assert "the machine" in said.out
+    assert numbers["busy"] in said.out
+    with refused(404, "not-found"):
+        client.usage("nowhere")
+    cluster.nodes["a"].kill()
+    until(lambda: client._http.get(f"{cluster.servers['s1'].url}/metrics").text.count("gpve_node_sessions 0.0"), 20.0)
+    with refused(503, "node-away"):
+        client.usage("a")

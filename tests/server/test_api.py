@@ -173,6 +173,14 @@ def test_bodies_that_are_too_large_too_deep_or_no_json(http: httpx.Client) -> No
     assert http.get("/nowhere").status_code == 404
 
 
+def test_a_query_parameter_that_is_unknown_is_no_wish_that_came_true(http: httpx.Client) -> None:
+    for method, path in (("GET", "/vms?projct=team-a"), ("POST", "/vms?projct=team-a"), ("GET", "/status?verbose=1")):
+        said = http.request(method, path, json=None if method == "GET" else VM)
+        name = path.partition("?")[2].partition("=")[0]
+        assert (said.status_code, said.json()["errors"][0]["field"]) == (422, name), said.text
+    assert http.get("/vms?project=default").status_code == 200
+
+
 def test_without_a_token_nothing_is_told(api: Cluster) -> None:
     url = f"{api.servers['s'].url}/api/v1"
     paths = [path.removeprefix("/api/v1") for path in httpx.get(f"{url}/openapi.json", verify=False).json()["paths"]]
@@ -467,7 +475,8 @@ def test_both_clients_are_the_same() -> None:
 
 def test_the_command_line_has_the_operations_of_the_flows() -> None:
     from gpve.cli.guests import OPERATIONS
-    from gpve.server.control import flow_of, operations
+    from gpve.server.access import flow_of
+    from gpve.server.control import operations
 
     for kind, told in OPERATIONS.items():
         assert sorted(told) == sorted(operations(kind))

@@ -1,13 +1,11 @@
 """A live session with two servers, dumped: the simulator audits it, and decides every placement again."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 from gpve_sim.live import read, redecide
 
-from gpve.client.contexts import Context, Contexts, keep
 from tests.server.cluster import Cluster, done, until
 from tests.tasks.mariadb import MariaDb
 
@@ -17,7 +15,7 @@ from tests.tasks.mariadb import MariaDb
     [("sqlite", "best-fit"), pytest.param("mariadb", "random", marks=pytest.mark.xdist_group("mariadb"))],
 )
 def test_what_two_servers_decided_is_decided_again(
-    cluster: Cluster, kind: str, policy: str, request: pytest.FixtureRequest, tmp_path: Path, gpve, monkeypatch
+    cluster: Cluster, kind: str, policy: str, request: pytest.FixtureRequest, tmp_path: Path, command
 ) -> None:
     address = f"sqlite:///{tmp_path}/gpve.db"
     if kind == "mariadb":
@@ -42,19 +40,16 @@ def test_what_two_servers_decided_is_decided_again(
         done(clients[at % 2], clients[at % 2].act("agent", "stop", guest.id))
     until(lambda: all(clients[0].task(task.id).over for task in tasks[:50]))
     file = tmp_path / "cluster.jsonl"
-    monkeypatch.setitem(os.environ, "GPVE_CONFIG", str(tmp_path / "contexts.yaml"))
-    ca = (cluster.servers["s1"].directory / "ca.pem").read_text()
-    keep(Contexts("x", {"x": Context((cluster.servers["s1"].url,), cluster.token(), ca)}))
-    assert gpve("dump", str(file)).code == 0
+    assert command("dump", str(file)).code == 0
     told = redecide(read(file))
     assert (told.differing, told.findings, told.skipped) == ([], [], 0)
     assert told.decisions >= 50
     assert told.servers == 2
-    assert gpve("redecide", str(file)).code == 0
-    _altered(file, gpve)
+    assert command("redecide", str(file)).code == 0
+    _altered(file, command)
 
 
-def _altered(file: Path, gpve) -> None:
+def _altered(file: Path, command) -> None:
     """The comparison can fail: one decision of the file names another node."""
     lines = file.read_text().splitlines()
     for at, line in enumerate(lines):
@@ -67,8 +62,8 @@ def _altered(file: Path, gpve) -> None:
                 lines[at] = json.dumps(told)
                 break
     file.write_text("\n".join(lines) + "\n")
-    said = gpve("redecide", str(file))
+    said = command("redecide", str(file))
     assert said.code == 1
     assert "then" in said.out
     file.write_text("nonsense\n")
-    assert gpve("redecide", str(file)).code == 2
+    assert command("redecide", str(file)).code == 2

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -19,7 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpve import __version__
 from gpve.model.errors import InputError
-from gpve.server.control import Control, Wish
+from gpve.server.access import Wish
+from gpve.server.control import Control
 from gpve.server.http.shapes import ProblemDetails
 from gpve.server.metrics import METRICS
 from gpve.server.problems import Problem, problem_of
@@ -28,12 +30,14 @@ from gpve.tasks.retention import Compacted
 from gpve.world.store import StoreDown
 
 LOG = logging.getLogger(__name__)
+PREFIX = "/api/v1"
 LONGEST_BODY = 1 << 20
 """Bytes."""
 DEEPEST = 32
 """Levels of a JSON document."""
 BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{\]}]', re.DOTALL)
 """Strings and brackets; a string that does not end goes to the end, or hostile bodies take a time that is quadratic."""
+TASK = re.compile(r"/api/v1/tasks/([0-9]+)")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -65,16 +69,29 @@ class Json(JSONResponse):
 
 
 class Strict(APIRoute):
-    """A route whose JSON bodies are read with a bound on their depth."""
+    """A route whose JSON bodies are read with a bound on their depth, and that knows its query parameters."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """As FastAPI's."""
         handle = super().get_route_handler()
+        known = _queries(self.dependant)
 
         async def handler(request: Request) -> Response:
+            for name in request.query_params:
+                if name not in known:
+                    wanted = ", ".join(sorted(known)) or "none"
+                    raise Problem(
+                        422, "bad-field", f"query: no parameter {name!r} here; known: {wanted}", [(name, "unknown")]
+                    )
             return await handle(_Shallow(request.scope, request.receive))
 
         return handler
+
+
+def _queries(dependant: Dependant) -> set[str]:
+    """The query parameters of an operation and of what it depends on."""
+    ours = {field.alias for field in dependant.query_params}
+    return ours.union(*map(_queries, dependant.dependencies))
 
 
 class _Shallow(Request):
@@ -117,15 +134,15 @@ def build(control: Control) -> FastAPI:
     )
     app.state.control = control
     for module in (guests, cluster, streams):
-        app.include_router(module.router(), prefix="/api/v1", dependencies=[Depends(authenticated)], responses=PROBLEMS)
-    app.include_router(cluster.open_router(), prefix="/api/v1", responses=PROBLEMS)
+        app.include_router(module.router(), prefix=PREFIX, dependencies=[Depends(authenticated)], responses=PROBLEMS)
+    app.include_router(cluster.open_router(), prefix=PREFIX, responses=PROBLEMS)
     app.include_router(cluster.health_router())
     app.add_exception_handler(RequestValidationError, _unfit)
     app.add_exception_handler(HTTPException, _unknown)
     app.add_exception_handler(Problem, _told)
     for kind in (TaskError, InputError, Compacted, StoreDown, TimeoutError):
         app.add_exception_handler(kind, _told)
-    app.add_middleware(Bounds)
+    app.add_middleware(Bounds, control=control)
     return app
 
 
@@ -137,7 +154,7 @@ async def authenticated(
 ) -> str:
     """Whose token it is; else 401."""
     control: Control = request.app.state.control
-    name = None if credentials is None else await control.caller(credentials.credentials)
+    name = None if credentials is None else await control.tokens.caller(credentials.credentials)
     if name is None:
         raise Problem(401, "unauthenticated", "say Authorization: Bearer TOKEN, with a token that is valid")
     request.scope["actor"] = name
@@ -213,8 +230,8 @@ async def _unknown(request: Request, error: Exception) -> Response:
 class Bounds:
     """Outermost: an id for each request, a bound on its body, a line in the log, a count in the metrics."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, control: Control) -> None:
+        self._app, self._control = app, control
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI says."""
@@ -224,13 +241,14 @@ class Bounds:
         headers = dict(scope["headers"])
         asked = headers.get(b"x-request-id", b"").decode("latin-1")
         scope["request_id"] = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
-        began, status = time.perf_counter(), 0
+        began, began_ns, status, place = time.perf_counter(), time.time_ns(), 0, ""
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, place
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = scope["request_id"]
+                told = MutableHeaders(scope=message)
+                told["X-Request-Id"], place = scope["request_id"], told.get("Location", "")
             await send(message)
 
         try:
@@ -241,9 +259,10 @@ class Bounds:
             await (await _told(Request(scope), error))(scope, receive, answer)
         finally:
             took = time.perf_counter() - began
-            route = getattr(scope.get("route"), "path", "other")
+            route = _route(scope)
             METRICS.requests.labels(scope["method"], route, str(status)).inc()
             METRICS.request_s.labels(scope["method"], route).observe(took)
+            self._trace(scope, began_ns, route, status, place)
             LOG.info(
                 "%s %s %d",
                 scope["method"],
@@ -251,6 +270,26 @@ class Bounds:
                 status,
                 extra={"request": scope["request_id"], "actor": scope.get("actor"), "ms": round(1000 * took, 1)},
             )
+
+    def _trace(self, scope: Scope, began_ns: int, route: str, status: int, place: str) -> None:
+        if self._control.tracing is None or not scope["path"].startswith(PREFIX):
+            return
+        attributes: dict[str, str | int] = {
+            "http.request.method": scope["method"],
+            "http.route": route,
+            "http.response.status_code": status,
+            "gpve.request": scope["request_id"],
+        }
+        task = TASK.fullmatch(place)
+        self._control.tracing.request(
+            f"{scope['method']} {route}",
+            began_ns,
+            time.time_ns(),
+            {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]},
+            attributes,
+            status >= 500,
+            None if task is None else int(task[1]),
+        )
 
     async def _bounded(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: Callable[[Message], Awaitable[None]]
@@ -281,6 +320,13 @@ class Bounds:
         response = _response(Request(scope), problem)
         response.headers["Connection"] = "close"
         await response(scope, receive, answer)
+
+
+def _route(scope: Scope) -> str:
+    """The operation's path as it is described; ``other``: there is none."""
+    path = getattr(scope.get("route"), "path", "other")
+    inside = scope["path"].startswith(PREFIX) and path != "other" and not path.startswith(PREFIX)
+    return f"{PREFIX}{path}" if inside else path
 
 
 def _too_large() -> Problem:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from prometheus_client import generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
-from gpve.server.control import Wish
+from gpve.server.access import Wish
 from gpve.server.http import shapes
 from gpve.server.http.app import Cases, Json, Strict, wish_of
 from gpve.server.http.guests import Page, Size, Text, accepted
@@ -18,13 +18,16 @@ from gpve.server.http.shapes import (
     NewToken,
     Node,
     Nodes,
+    Policies,
     Quota,
     Status,
     Task,
     Tasks,
     TaskWithLog,
     Token,
+    Usage,
 )
+from gpve.server.policies import CLUSTER
 
 TaskNumber = Annotated[int, Path(description="The task's number.", ge=1, le=1 << 53)]
 NodeName = Annotated[str, Path(description="The node's name.", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
@@ -57,6 +60,12 @@ class Limits(Asked):
     guests_limit: Limit = None
     cpu_milli_limit: Limit = None
     memory_mib_limit: Limit = None
+
+
+class Choice(Asked):
+    """A placement policy; null: what decides without a choice."""
+
+    policy: Annotated[str, Field(min_length=1, max_length=63)] | None
 
 
 class TokenWish(Asked):
@@ -92,12 +101,16 @@ def router() -> APIRouter:
         ("/tasks/{task}/resume", _resume, post, 202, Task, "tasks"),
         ("/nodes", _nodes, get, 200, Nodes, "nodes"),
         ("/nodes/{node}", _node, get, 200, Node, "nodes"),
+        ("/nodes/{node}/usage", _usage, get, 200, Usage, "nodes"),
         ("/nodes/{node}/drain", _drain, post, 202, Drain, "nodes"),
         ("/nodes/{node}/open", _open, post, 202, Task, "nodes"),
         ("/nodes/{node}", _leave, delete, 204, None, "nodes"),
         ("/join-tokens", _join_token, post, 201, NewToken, "nodes"),
         ("/projects/{project}/quota", _quota, get, 200, Quota, "projects"),
         ("/projects/{project}/quota", _limit, ["PUT"], 200, Quota, "projects"),
+        ("/projects/{project}/policy", _choose, ["PUT"], 200, Policies, "projects"),
+        ("/policies", _policies, get, 200, Policies, "projects"),
+        ("/policies/cluster", _choose_for_all, ["PUT"], 200, Policies, "projects"),
         ("/tokens", _tokens, get, 200, list[Token], "tokens"),
         ("/tokens", _token, post, 201, NewToken, "tokens"),
         ("/tokens/{digest}", _withdraw, delete, 204, None, "tokens"),
@@ -150,7 +163,7 @@ async def _tasks(
 async def _task(control: Cases, task: TaskNumber) -> Response:
     """A task and its log."""
     row = await control.task(task)
-    events = await control.read(control.store.rows, "event", task=task)
+    events = await control.access.read(control.store.rows, "event", task=task)
     return Json(shapes.task(row) | {"body": _body(row["body"]), "log": [shapes.event(event) for event in events]})
 
 
@@ -175,62 +188,82 @@ async def _resume(control: Cases, task: TaskNumber) -> Response:
 
 async def _nodes(control: Cases) -> Response:
     """All nodes."""
-    rows = await control.read(control.store.rows, "node")
+    rows = await control.access.read(control.store.rows, "node")
     return Json({"nodes": [shapes.node(row) for row in rows]})
 
 
 async def _node(control: Cases, node: NodeName) -> Response:
     """A node, and what it says of itself."""
-    return Json(shapes.node(*await control.node(node)))
+    return Json(shapes.node(*await control.members.node(node)))
+
+
+async def _usage(control: Cases, node: NodeName) -> Response:
+    """What a node uses now. It is asked for it."""
+    return Json(await control.usage(node))
 
 
 async def _drain(control: Cases, node: NodeName, body: DrainWish, wish: WishOf) -> Response:
     """Empty a node: it takes no more guests, and those that can move do."""
-    stay = await control.would_stay(node)
-    task = None if body.dry_run else shapes.task(await control.drain(node, wish))
+    stay = await control.members.would_stay(node)
+    task = None if body.dry_run else shapes.task(await control.members.drain(node, wish))
     return Json({"task": task, "blockers": stay}, 202)
 
 
 async def _open(control: Cases, node: NodeName, wish: WishOf) -> Response:
     """Open a node that was drained."""
-    return accepted(await control.open_node(node, wish))
+    return accepted(await control.members.open_node(node, wish))
 
 
 async def _leave(control: Cases, node: NodeName) -> Response:
     """A node that carries nothing leaves for good."""
-    await control.leave(node)
+    await control.members.leave(node)
     return Response(status_code=204)
 
 
 async def _join_token(control: Cases, body: JoinTokenWish) -> Response:
     """A token with which one node joins, once."""
-    token = await control.make_token(body.node or "", "join", body.lives_s)
+    token = await control.tokens.make(body.node or "", "join", body.lives_s)
     return Json({"token": token}, 201)
 
 
 async def _quota(control: Cases, project: ProjectName) -> Response:
     """What a project uses, and its limits."""
-    return Json(await control.quota(project))
+    return Json(await control.projects.quota(project))
 
 
 async def _limit(control: Cases, project: ProjectName, body: Limits) -> Response:
     """Give a project limits. What it has it keeps."""
-    return Json(await control.limit(project, body.model_dump()))
+    return Json(await control.projects.limit(project, body.model_dump()))
+
+
+async def _policies(control: Cases) -> Response:
+    """Which policies decide where guests go."""
+    return Json(await control.projects.policies())
+
+
+async def _choose(control: Cases, project: ProjectName, body: Choice) -> Response:
+    """Have a policy of its own decide for a project. Guests stay where they are; other servers follow in seconds."""
+    return Json(await control.projects.choose(project, body.policy))
+
+
+async def _choose_for_all(control: Cases, body: Choice) -> Response:
+    """Have a policy decide for all projects that have none of their own."""
+    return Json(await control.projects.choose(CLUSTER, body.policy))
 
 
 async def _tokens(control: Cases) -> Response:
     """What is known of all tokens."""
-    return Json(await control.tokens())
+    return Json(await control.tokens.all())
 
 
 async def _token(control: Cases, body: TokenWish) -> Response:
     """A new token of the API, shown this once."""
-    return Json({"token": await control.make_token(body.name, "api", body.lives_s)}, 201)
+    return Json({"token": await control.tokens.make(body.name, "api", body.lives_s)}, 201)
 
 
 async def _withdraw(control: Cases, digest: Annotated[str, Path(pattern=r"^[0-9a-f]{12,64}$")]) -> Response:
     """A token is worth nothing any more (within five seconds on every server)."""
-    await control.withdraw(digest)
+    await control.tokens.withdraw(digest)
     return Response(status_code=204)
 
 
@@ -256,7 +289,7 @@ async def _ca(control: Cases) -> Response:
 
 async def _join(control: Cases, body: Join) -> Response:
     """A node joins with a one-time token."""
-    certificate, servers = await control.join(body.token, body.name, body.csr.encode())
+    certificate, servers = await control.members.join(body.token, body.name, body.csr.encode())
     ca = control.authority.certificate.decode()
     return Json({"certificate": certificate.decode(), "ca": ca, "servers": servers})
 

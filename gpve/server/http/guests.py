@@ -8,7 +8,8 @@ from fastapi import APIRouter, Body, Depends, Header, Path, Query, Response
 from pydantic import BaseModel, create_model
 
 from gpve.model.kinds import KINDS
-from gpve.server.control import Control, Wish, flow_of, operations
+from gpve.server.access import Wish, flow_of
+from gpve.server.control import Control, operations
 from gpve.server.http import shapes
 from gpve.server.http.app import Cases, Json, Strict, wish_of
 from gpve.server.http.shapes import Guest, Guests, Task

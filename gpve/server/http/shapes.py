@@ -105,6 +105,19 @@ class Nodes(Shape):
     nodes: list[Node]
 
 
+class Use(Shape):
+    """Milli-CPU over the last fifth of a second, MiB of memory now."""
+
+    cpu_milli: int
+    memory_mib: int
+
+
+class Usage(Use):
+    """What a node uses, by its own account: the whole machine, and its guests that run for real, by number."""
+
+    guests: dict[str, Use]
+
+
 class Drain(Shape):
     """A drain, or what one would meet."""
 
@@ -122,6 +135,14 @@ class Quota(Shape):
     guests_limit: int | None
     cpu_milli_limit: int | None
     memory_mib_limit: int | None
+
+
+class Policies(Shape):
+    """Which policies decide: the cluster's, and those of projects that have their own."""
+
+    cluster: str
+    projects: dict[str, str]
+    known: list[str] = Field(description="The names that may be chosen.")
 
 
 class Status(Shape):
@@ -142,6 +163,7 @@ class Explanation(Shape):
 
     guest: int
     sentence: str
+    policy: str = Field(description="Which policy decides for its project.")
     nodes: dict[str, int] = Field(description="How many nodes say what.")
     nearest: str | None = Field(description="The node that lacks least, and what.")
     best: list[str] = Field(description="Nodes that fit, the best first.")

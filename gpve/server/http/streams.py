@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from gpve.server import watch
+from gpve.server.control import whole
 from gpve.server.dump import dump
 from gpve.server.http import shapes
 from gpve.server.http.app import Cases, Json, Strict
@@ -107,7 +108,7 @@ async def _watch(
     after = int(last_event_id) if last_event_id is not None else revision
 
     async def events() -> AsyncIterator[bytes]:
-        async for change, complete in watch.changes(control, after, table or list(watch.TABLES)):
+        async for change, complete in watch.changes(control.pulse, after, table or list(watch.TABLES)):
             if change is None:
                 yield b": nothing yet\n\n"
             else:
@@ -121,7 +122,7 @@ async def _follow(control: Cases, task: TaskNumber) -> Response:
     """A task with each of its changes, until it is over or stuck."""
 
     async def events() -> AsyncIterator[bytes]:
-        async for row in watch.task(control, task):
+        async for row in watch.task(control.pulse, task):
             yield b": nothing yet\n\n" if row is None else _event("task", shapes.task(row), row["revision"])
 
     return await _stream(events())
@@ -174,7 +175,4 @@ async def _dump(control: Cases) -> Response:
 
 async def _status(control: Cases, guest: GuestNumber) -> Response:
     """What an agent's node says of it now: its state, how often it was restarted, how it ended last, what it uses."""
-    data = b""
-    async for frame in await control.call(guest, {"verb": "status"}):
-        data += frame.data
-    return Json(json.loads(data))
+    return Json(json.loads(await whole(await control.call(guest, {"verb": "status"}))))

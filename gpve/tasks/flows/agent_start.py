@@ -3,14 +3,14 @@
 A stopped agent claims nothing; its workspace stays on the node on which it was, and the agent starts there again.
 """
 
-from gpve.tasks.flow import Command, Context, Flow, Place, Step
-from gpve.tasks.flows.guests import OnGuest, begin, end, on, only_guest, ports, read, spec, unplace
+from gpve.tasks.flow import Command, Context, Flow, Step
+from gpve.tasks.flows.guests import OnGuest, begin, end, find_place, on, only_guest, ports, read, spec, unplace
 from gpve.tasks.ledger import Row, Tx
 
 
 def place(agent: Context) -> Command:
     """Where its workspace is, or, the first time, wherever it fits."""
-    return Place(int(agent.target or 0), spec(agent), role="placement", only=agent.facts["guest"]["node"])
+    return find_place(agent, "placement", only=agent.facts["guest"]["node"])
 
 
 def open_workspace(agent: Context) -> Command:

@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 from gpve.model.phases import MOVES
 from gpve.tasks.errors import Forbidden, NotFound
 from gpve.tasks.events import encode
-from gpve.tasks.flow import Body, Command, Context, Lock, Opened, Place
+from gpve.tasks.flow import Body, Command, Context, Lock, Opened
 from gpve.tasks.flows import guests
-from gpve.tasks.flows.guests import Name, on, ports, spec, volumes
+from gpve.tasks.flows.guests import Name, on, ports, volumes
 from gpve.tasks.ledger import Tx
 
 Amount = Annotated[int, Field(ge=1, le=1 << 40)]
@@ -170,7 +170,7 @@ def autostart(seen: Context) -> bool:
 
 def place(seen: Context) -> Command:
     """Wherever it fits."""
-    return Place(int(seen.target or 0), spec(seen), role="placement", only=seen.body.node)
+    return guests.find_place(seen, "placement", only=seen.body.node)
 
 
 def make_volumes(seen: Context) -> Command:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gpve.model.phases import GONE, MOVES, allowed
 from gpve.tasks.errors import Forbidden, NotFound, OverQuota
-from gpve.tasks.flow import Body, Command, Context, InStore, Lock, OnNode, Opened
+from gpve.tasks.flow import Body, Command, Context, InStore, Lock, OnNode, Opened, Place
 from gpve.tasks.ledger import Row, Tx
 
 GuestId = Annotated[int, Field(ge=1, le=1 << 53)]
@@ -41,6 +41,12 @@ def on(seen: Context, verb: str, node: str | None = None, **arguments: Any) -> O
 def release(seen: Context, node: str) -> Command:
     """Give back what the guest claims on a node."""
     return InStore("release", {"guest": seen.target, "node": node})
+
+
+def find_place(seen: Context, role: str, only: str | None = None, never: tuple[str, ...] = ()) -> Command:
+    """Find a node for the guest, and claim there what it needs."""
+    guest = seen.facts["guest"]
+    return Place(int(seen.target or 0), spec(seen), role, only, never, guest["kind"], guest["project"])
 
 
 def unplace(seen: Context) -> Command:

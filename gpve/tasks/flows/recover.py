@@ -10,11 +10,11 @@ from typing import Any
 
 from gpve.tasks.errors import Forbidden
 from gpve.tasks.events import encode
-from gpve.tasks.flow import Command, Context, Flow, InStore, Place, Step
+from gpve.tasks.flow import Command, Context, Flow, InStore, Step
 from gpve.tasks.flows.agent_start import confine, open_workspace, unconfine
 from gpve.tasks.flows.agent_start import start as start_agent
 from gpve.tasks.flows.create import plug_ports, unplug_ports
-from gpve.tasks.flows.guests import OnGuest, begin, end, on, only_guest, read, spec, unplace, volumes
+from gpve.tasks.flows.guests import OnGuest, begin, end, find_place, on, only_guest, read, spec, unplace, volumes
 from gpve.tasks.flows.vcluster_create import define as define_plane
 from gpve.tasks.flows.vcluster_create import register, unregister
 from gpve.tasks.flows.vcluster_create import start as start_plane
@@ -25,7 +25,7 @@ from gpve.tasks.ledger import Row, Tx
 
 def place(guest: Context) -> Command:
     """Anywhere but where it was."""
-    return Place(int(guest.target or 0), spec(guest), role="recovery", never=(_before(guest),))
+    return find_place(guest, "recovery", never=(_before(guest),))
 
 
 def map_volumes(guest: Context) -> Command:

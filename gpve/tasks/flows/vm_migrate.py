@@ -7,12 +7,13 @@ Both ends are claimed until then; afterwards the source is cleaned and given bac
 from typing import Any
 
 from gpve.tasks.errors import Forbidden, NotFound
-from gpve.tasks.flow import Command, Context, Flow, InStore, Place, Step
+from gpve.tasks.flow import Command, Context, Flow, InStore, Step
 from gpve.tasks.flows.create import NodeName
 from gpve.tasks.flows.guests import (
     OnGuest,
     begin,
     end,
+    find_place,
     on,
     only_guest,
     ports,
@@ -38,7 +39,7 @@ def _source(vm: Context) -> str:
 
 def place(vm: Context) -> Command:
     """Anywhere but where it is."""
-    return Place(int(vm.target or 0), spec(vm), role="incoming", only=vm.body.to, never=(_source(vm),))
+    return find_place(vm, "incoming", only=vm.body.to, never=(_source(vm),))
 
 
 def prepare(vm: Context) -> Command:

@@ -1,0 +1,67 @@
+"""Which placement policy decides: the cluster's, and those of projects that have their own.
+
+The store says which (table ``placement``, where the empty project is the cluster). Every server looks now and then,
+has a policy compiled that is new to it, and uses it from then on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpve.model.columns import Nodes
+from gpve.model.errors import InputError
+from gpve.scheduler.live import Demand, LiveCluster
+from gpve.scheduler.policy import Policy, load
+from gpve.tasks.flow import Place
+from gpve.tasks.ledger import Row
+
+LOG = logging.getLogger(__name__)
+CLUSTER = ""
+"""Stands for all projects that have no policy of their own."""
+
+
+class Policies:
+    """What is ready to decide. ``default``: where the store names none."""
+
+    def __init__(self, default: Policy) -> None:
+        self.default = default
+        self._ready = {default.name: default}
+        self._of: dict[str, Policy] = {}
+        """By project. Replaced as a whole: the engine's thread reads it."""
+
+    def chosen(self, place: Place) -> Policy:
+        """The policy that decides on a place."""
+        of = self._of
+        return of.get(place.project) or of.get(CLUSTER) or self.default
+
+    async def take_over(self, rows: Sequence[Row]) -> None:
+        """The store's table says this now. A policy that this version does not have is left out, and said so."""
+        of = {}
+        for row in rows:
+            name = row["policy"]
+            if name not in self._ready:
+                try:
+                    policy = load(name)
+                except InputError as error:
+                    LOG.warning("project %r keeps the policy it had: %s", row["project"], error)
+                    if row["project"] in self._of:
+                        of[row["project"]] = self._of[row["project"]]
+                    continue
+                # A decision must not wait for the compiler.
+                await asyncio.get_running_loop().run_in_executor(None, warm, policy)
+                self._ready[name] = policy
+            of[row["project"]] = self._ready[name]
+        self._of = of
+
+
+def warm(policy: Policy) -> None:
+    """Have everything compiled that a decision needs: the first one must not take a minute."""
+    one = np.ones(1, dtype=np.int64)
+    none = np.zeros(1, dtype=np.int32)
+    cluster = LiveCluster(Nodes(("warm",), one, one, none, none - 1), policy, index_bytes=1 << 16)
+    cluster.observe(0, 1, 1, [], True)
+    cluster.place(Demand(1, 1), 0)
+    cluster.place(Demand(1, 1))
+    cluster.explain(Demand(2, 1))
