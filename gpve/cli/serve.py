@@ -35,6 +35,10 @@ def server(
 
     Example: gpve server --dir /var/lib/gpve --database mysql+pymysql://gpve:secret@db/gpve --bind 0.0.0.0
     """
+    import sys
+
+    # Where it is installed, the compiler would load it for linear algebra, which no policy uses: 15 MiB for weeks.
+    sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
     from gpve import logs
     from gpve.server.run import serve
     from gpve.server.settings import Settings

@@ -57,6 +57,8 @@ GRPC = [
 ]
 GRACE_S = 3.0
 M_ARENA_MAX = -8
+MADV_PAGEOUT = 21
+TRIM_S = 30.0
 GATHER_S = 0.004
 """How long a transaction of the engine waits for company: a commit costs about as much, whatever is in it."""
 
@@ -84,6 +86,18 @@ def _be_thrifty() -> None:
     sys.setswitchinterval(0.0001)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+
+
+def _give_back_the_compiler() -> None:
+    """Give the kernel the pages of the compiler back: it is not needed until another policy is chosen.
+
+    They come back from the file when they are touched. Where the kernel does not do it, nothing is lost.
+    """
+    libc = ctypes.CDLL(None)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "libllvmlite" in line:
+            first, last = (int(end, 16) for end in line.split()[0].split("-"))
+            libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), MADV_PAGEOUT)
 
 
 def _loop() -> asyncio.AbstractEventLoop:
@@ -121,6 +135,7 @@ async def _serve(settings: Settings, store: SqlStore, policy: Policy) -> None:
     gc.collect()
     # What is there now stays: it is not looked through again and again.
     gc.freeze()
+    _give_back_the_compiler()
     node_server = _node_server(settings, control, ca, identity)
     api_server = _rpc_server(settings, control, identity)
     http = _http(settings, control, identity)
@@ -270,8 +285,13 @@ def _closed(control: Control, loop: asyncio.AbstractEventLoop, over: Sequence[tu
 
 async def _keep(control: Control) -> None:
     """What is to be done now and then."""
+    trimmed = time.monotonic()
     while True:
         await asyncio.sleep(5.0)
+        if time.monotonic() - trimmed > TRIM_S:
+            # What a burst of work took of the heap is given back: up to a tenth of a second, in a thread.
+            await asyncio.get_running_loop().run_in_executor(None, ctypes.CDLL(None).malloc_trim, 0)
+            trimmed = time.monotonic()
         METRICS.tasks.set(control.engine.in_hand)
         METRICS.sessions.set(len(control.nodes.sessions))
         try:
