@@ -1,6 +1,6 @@
 //! A policy compiled for one host: everything concrete, nothing left to decide when an agent starts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -125,6 +125,19 @@ pub struct LandlockPlan {
     pub ports: Vec<(u16, u64)>,
 }
 
+/// What the egress proxy does for an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressPlan {
+    /// Whom it may be asked for: `host:port`, `*.host:port`.
+    pub rules: BTreeSet<String>,
+    /// Connections at once.
+    pub connections: Option<u64>,
+    /// Bytes a second, both ways together.
+    pub bytes_per_second: Option<u64>,
+    /// Names of secrets, and the origins that each is for.
+    pub secrets: BTreeMap<String, BTreeSet<String>>,
+}
+
 /// A resource limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceLimit {
@@ -159,7 +172,7 @@ pub struct Plan {
     /// The network's mode.
     pub network: NetworkMode,
     /// What the egress proxy may be asked for.
-    pub egress: BTreeSet<String>,
+    pub egress: EgressPlan,
     /// Landlock.
     pub landlock: LandlockPlan,
     /// The filter of system calls.
@@ -255,7 +268,7 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
         binds,
         workspace,
         network,
-        egress: policy.network.as_ref().and_then(|n| n.egress.clone()).unwrap_or_default(),
+        egress: egress(policy),
         landlock,
         filter: seccomp::compile(&rules),
         record_denials,
@@ -267,6 +280,16 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
         cgroup,
         missing,
     })
+}
+
+fn egress(policy: &Policy) -> EgressPlan {
+    let network = policy.network.clone().unwrap_or_default();
+    EgressPlan {
+        rules: network.egress.unwrap_or_default(),
+        connections: network.egress_connections,
+        bytes_per_second: network.egress_bytes_per_second.map(|rate| rate.0),
+        secrets: network.secrets.unwrap_or_default(),
+    }
 }
 
 /// Harmless devices.
