@@ -5,6 +5,7 @@ mod claimed;
 mod ending;
 pub mod health;
 mod run;
+pub mod secrets;
 mod timers;
 mod verbs;
 mod workspace;
@@ -167,6 +168,8 @@ pub struct Agent {
     pub(super) plan: Option<(Arc<PlanText>, Arc<Plan>)>,
     /// The top of its workspace, held here too: so that it outlives the spawner that made it.
     pub(super) workspace: Option<OwnedFd>,
+    /// Texts of the secrets that it has as placeholders.
+    pub(super) secrets: secrets::Texts,
 }
 
 /// What a request waits for.
@@ -178,9 +181,9 @@ pub enum Await {
 }
 
 impl Agent {
-    pub fn new(context: Arc<Context>, shared: Arc<Shared>) -> Agent {
+    pub fn new(context: Arc<Context>, shared: Arc<Shared>, secrets: secrets::Texts) -> Agent {
         let record = shared.record();
-        Agent { context, shared, record, run: None, waiting: Vec::new(), plan: None, workspace: None }
+        Agent { context, shared, record, run: None, waiting: Vec::new(), plan: None, workspace: None, secrets }
     }
 
     /// The task. Ends when the agent is deleted.

@@ -2,7 +2,7 @@
 
 use super::body;
 use super::create::reserve;
-use crate::agent::{Agent, Shared};
+use crate::agent::{Agent, Shared, secrets};
 use crate::context::Context;
 use crate::fault::{Fault, exists, internal, invalid};
 use crate::spawner::launch::USUAL;
@@ -155,12 +155,17 @@ async fn try_claim(context: &Arc<Context>, id: &str, request: pb::ClaimRequest, 
     let settings = spec::settings(&agent_spec)?;
     let plan = context.plans.compile(&template.spec.policy, &context.host)?;
     let limits = super::checked_limits(request.limits, &plan.1)?;
+    let texts = secrets::check(&request.secrets, &plan.1.egress, &request.env)?;
+    let placeholders = secrets::placeholders(&texts);
+    let mut in_memory = request.secrets;
+    in_memory.retain(|name, _| !texts.contains_key(name));
     let mut env: BTreeMap<String, String> = USUAL.map(|(k, v)| (k.into(), v.into())).into();
-    if !plan.1.egress.is_empty() {
+    if !plan.1.egress.rules.is_empty() {
         env.extend(crate::egress::environment());
     }
+    env.extend(placeholders.clone());
     env.extend(request.env);
-    let order = json!({"argv": request.argv, "env": env, "cwd": request.cwd, "secrets": request.secrets});
+    let order = json!({"argv": request.argv, "env": env, "cwd": request.cwd, "secrets": in_memory});
     let mut tries = 0;
     let parked = loop {
         tries += 1;
@@ -173,6 +178,7 @@ async fn try_claim(context: &Arc<Context>, id: &str, request: pb::ClaimRequest, 
     let mut record = Record::new(id, 0);
     record.instance = Some(parked.instance.clone());
     record.limits = limits;
+    record.placeholders = placeholders;
     record.process = Some(parked.process.clone());
     record.enforced = parked.enforced.clone();
     (record.state, record.rev, record.run) = (State::Running, 1, 1);
@@ -209,7 +215,8 @@ async fn try_claim(context: &Arc<Context>, id: &str, request: pb::ClaimRequest, 
     if let Err(e) = parked.order(&order) {
         eprintln!("agent {id}: it could not be told what to do: {e}");
     }
-    let agent = Agent::claimed(context.clone(), shared, parked, plan).await.map_err(|e| failed(&e.to_string()))?;
+    let agent =
+        Agent::claimed(context.clone(), shared, parked, plan, texts).await.map_err(|e| failed(&e.to_string()))?;
     tokio::spawn(agent.live(commands));
     Ok(())
 }

@@ -43,6 +43,8 @@ pub struct Sandboxes {
     used: u64,
     workspaces: HashMap<String, Workspace>,
     seeds: HashMap<String, Held>,
+    /// Sealed memory with what agents' secrets are: never looked into here, so that no copy of this process has them.
+    secrets: HashMap<String, OwnedFd>,
 }
 
 /// A seed that runs, and the socket on which it takes orders.
@@ -72,11 +74,12 @@ impl Sandboxes {
             used: 0,
             workspaces: HashMap::new(),
             seeds: HashMap::new(),
+            secrets: HashMap::new(),
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.workspaces.is_empty() && self.seeds.is_empty()
+        self.workspaces.is_empty() && self.seeds.is_empty() && self.secrets.is_empty()
     }
 
     pub fn workspaces(&self) -> usize {
@@ -135,7 +138,7 @@ impl Sandboxes {
         let files = Files::open(ask)?;
         let mut env = environment(&program.env)?;
         // An agent of a seed enters a network that is its init's own: there the socket is made once it stands.
-        let by_proxy = !prepared.plan().egress.is_empty();
+        let by_proxy = !prepared.plan().egress.rules.is_empty();
         let ready_made = by_proxy && matches!(ask.kind, Kind::Agent | Kind::Waiting);
         let (netns, mut egress) = ready_made.then(network_with_proxy).transpose()?.unzip();
         let mut pass = Vec::new();
@@ -266,8 +269,21 @@ impl Sandboxes {
         }
     }
 
+    pub fn keep(&mut self, agent: String, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
+        self.secrets.extend(fds.into_iter().next().map(|secrets| (agent, secrets)));
+        (Answer::Done, Vec::new())
+    }
+
+    pub fn kept(&self, agent: &str) -> (Answer, Vec<OwnedFd>) {
+        match self.secrets.get(agent).and_then(|secrets| secrets.try_clone().ok()) {
+            Some(secrets) => (Answer::Descriptor, vec![secrets]),
+            None => (Answer::Failed(format!("no secrets of agent {agent} are kept here")), Vec::new()),
+        }
+    }
+
     pub fn forget(&mut self, agent: &str) {
         self.workspaces.remove(agent);
+        self.secrets.remove(agent);
         self.seeds.remove(agent);
     }
 }

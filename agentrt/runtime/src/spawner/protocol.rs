@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of a message here: daemon and spawner may come from different builds.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// The largest message; the plan of a sandbox, or argv and env, are what fills it.
 pub const MOST_BYTES: usize = 192 * 1024;
 
@@ -36,7 +36,15 @@ pub enum Ask {
         who: Who,
         make: bool,
     },
-    /// The agent is deleted: its workspace goes. A seed of that name is dropped, and ends.
+    /// Descriptor: sealed memory with an agent's secrets, which outlive the daemon so.
+    Keep {
+        agent: String,
+    },
+    /// Answers with the descriptor that was to be kept.
+    Kept {
+        agent: String,
+    },
+    /// The agent is deleted: its workspace and its secrets go. A seed of that name is dropped, and ends.
     Forget {
         agent: String,
     },

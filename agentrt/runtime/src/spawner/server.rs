@@ -161,6 +161,8 @@ impl Server {
                 Err(e) => fail(e),
             },
             Ask::Workspace { agent, plan, who, make } => self.sandboxes.workspace(&agent, plan, &who, make),
+            Ask::Keep { agent } => self.sandboxes.keep(agent, fds),
+            Ask::Kept { agent } => self.sandboxes.kept(&agent),
             Ask::Forget { agent } => {
                 self.sandboxes.forget(&agent);
                 (Answer::Done, Vec::new())

@@ -4,6 +4,7 @@ use crate::clock;
 use crate::state::{Exit, Reason, State};
 use agent_kernel::cgroup::Values;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -142,6 +143,9 @@ pub struct Record {
     pub started_up: bool,
     pub ready: bool,
     pub enforced: Vec<String>,
+    /// What the agent has in the place of its secrets, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub placeholders: BTreeMap<String, String>,
     /// Requests whose end is still to come; they end with a later change.
     pub open: Vec<RequestNote>,
     pub event: Option<Event>,
@@ -173,6 +177,7 @@ impl Record {
             started_up: false,
             ready: false,
             enforced: Vec::new(),
+            placeholders: BTreeMap::new(),
             open: Vec::new(),
             event: None,
         }
