@@ -291,12 +291,32 @@ def test_seeds_and_spawners_die(daemon: Daemon) -> None:
     assert all(Path(f"/proc/{a.pid}").exists() for a in (first, second))
 
 
-def claims(daemon: Daemon) -> bool:
+def test_a_seed_that_hangs_holds_nobody_else_up(daemon: Daemon) -> None:
+    """Agents of the same spawner start at once while it hangs; who waits for its fork is told, and it is taken back."""
+    daemon.template("t", policy=POLICY)
+    daemon.delete(daemon.claim("t", *SLEEP).id)
+    seed = look(daemon).pid
+    (program,) = Path(f"/proc/{seed}/task/{seed}/children").read_text().split()
+    os.kill(int(program), signal.SIGSTOP)
+    began = time.monotonic()
+    waits = daemon.call.Claim.future(pb.ClaimRequest(template="t", argv=SLEEP))
+    time.sleep(0.2)
+    for _ in range(6):
+        daemon.run("/bin/sleep", "1000", policy=POLICY)
+    assert time.monotonic() - began < 1.5
+    assert not waits.done()
+    with pytest.raises(grpc.RpcError, match="not forked within 2 s"):
+        waits.result()
+    os.kill(int(program), signal.SIGCONT)
+    until(lambda: claims(daemon, 0))
+
+
+def claims(daemon: Daemon, pooled: int = 2) -> bool:
     try:
         daemon.delete(daemon.claim("t", "-c", "pass").id)
     except grpc.RpcError:
         return False
-    return look(daemon).pooled == 2
+    return bool(look(daemon).pooled == pooled)
 
 
 def test_no_attack_gets_out_of_a_waiting_instance(daemon: Daemon) -> None:

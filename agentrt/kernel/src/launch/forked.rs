@@ -13,7 +13,8 @@
 //! kernel therefore takes for their owner.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use super::main_process::{self, Confinement};
 use super::{Identity, Launch, Launched, await_word, check, map_ids, release, report, root_for, sandbox};
@@ -37,7 +38,9 @@ const NAMESPACES: [(&str, i32); 7] = [
     ("cgroup", libc::CLONE_NEWCGROUP),
 ];
 
-/// How long a seed may take: whoever it is, others wait for the launcher meanwhile.
+/// How long a seed may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long init may take. It is our own program, and others wait for the launcher meanwhile.
 const PATIENCE_MS: i32 = 2_000;
 
 /// The plan of a seed for agents of `plan`: the same root and limits, but the way into new namespaces is open (it has no
@@ -78,11 +81,70 @@ pub const NETWORK: usize = 3;
 /// the agent has run yet.
 pub type Hand<'a> = &'a mut dyn FnMut(&[BorrowedFd]) -> std::io::Result<()>;
 
-/// Start an agent that is a fork of a seed. When this returns, it runs with every layer in force.
+/// A fork that a seed was told to make, and that is not heard of yet: to be settled or ended.
+#[must_use]
+pub struct Ordered {
+    pid: i32,
+    pidfd: OwnedFd,
+    word: OwnedFd,
+    deadline: Instant,
+    applied: Applied,
+}
+
+impl Ordered {
+    /// Process id of its init.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Readable when there is word of it.
+    pub fn word(&self) -> BorrowedFd<'_> {
+        self.word.as_fd()
+    }
+
+    /// How long its seed may still take.
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Hears what has become of it, and waits for that no longer than its seed may take. When this returns the fork runs,
+    /// with every layer in force, or it is gone.
+    pub fn settle(self) -> Result<Launched, LaunchError> {
+        let heard = sys::poll(
+            &mut [libc::pollfd { fd: self.word.as_raw_fd(), events: libc::POLLIN, revents: 0 }],
+            self.left().as_millis() as i32,
+        );
+        let settled = match heard {
+            Ok(0) => Err(LaunchError::refused("seed", format!("it has not forked within {} s", PATIENCE.as_secs()))),
+            Ok(_) => await_word(&self.word, b'S', -1),
+            Err(errno) => Err(LaunchError::new("launcher", "hearing from init", errno)),
+        };
+        match settled {
+            Ok(()) => Ok(Launched { pid: self.pid, pidfd: self.pidfd, applied: self.applied }),
+            Err(error) => {
+                self.end();
+                Err(error)
+            }
+        }
+    }
+
+    /// Does away with it.
+    pub fn end(self) {
+        end(&self.pidfd);
+    }
+}
+
+/// Ends a child of ours and reaps it, if nobody has done so before.
+fn end(pidfd: &OwnedFd) {
+    let _ = sys::pidfd_kill(pidfd.as_raw_fd(), libc::SIGKILL);
+    sys::pidfd_reap(pidfd.as_raw_fd());
+}
+
+/// Has a seed fork an agent. When this returns the sandbox stands, and the seed has its order.
 ///
 /// The identity's ids lie within those of the seed. `hand` sends descriptors to the seed, which gives them to
 /// [`fork_agent`].
-pub fn launch_forked(mut launch: Launch, seed: &Seed, hand: Hand) -> Result<Launched, LaunchError> {
+pub fn launch_forked(mut launch: Launch, seed: &Seed, hand: Hand) -> Result<Ordered, LaunchError> {
     check(&launch, false)?;
     let plan = &launch.prepared.plan;
     if plan.level != Level::L3 {
@@ -161,13 +223,15 @@ pub fn launch_forked(mut launch: Launch, seed: &Seed, hand: Hand) -> Result<Laun
         descriptors.extend(own.iter().map(|fd| sys::borrow(fd.as_raw_fd())));
         hand(&descriptors).map_err(|error| LaunchError::refused("seed", format!("it takes no order: {error}")))?;
         drop((descriptors, far_link));
-        await_word(&report_read, b'S', PATIENCE_MS)
+        Ok(())
     };
     match whole() {
-        Ok(()) => Ok(Launched { pid, pidfd, applied: Applied::of(plan, &launch) }),
+        Ok(()) => {
+            let (deadline, applied) = (Instant::now() + PATIENCE, Applied::of(plan, &launch));
+            Ok(Ordered { pid, pidfd, word: report_read, deadline, applied })
+        }
         Err(error) => {
-            let _ = sys::pidfd_kill(pidfd.as_raw_fd(), libc::SIGKILL);
-            let _ = sys::wait(pid, 0);
+            end(&pidfd);
             Err(error)
         }
     }

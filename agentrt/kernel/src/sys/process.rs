@@ -335,6 +335,15 @@ pub unsafe fn fork_through(calls: &[[i64; 2]]) -> Result<i32> {
     if got < 0 { Err(Errno(-got as i32)) } else { Ok(got as i32) }
 }
 
+/// Wait for the child behind a pidfd, if it is one that nobody has reaped.
+pub fn pidfd_reap(pidfd: RawFd) {
+    // SAFETY: an all-zero siginfo is valid, and lives as long as the call.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(libc::P_PIDFD, pidfd as libc::id_t, &raw mut info, libc::WEXITED);
+    }
+}
+
 /// Wait for a child: its id and wait status; `None` where there is none to reap (with `WNOHANG`).
 pub fn wait(pid: i32, flags: i32) -> Result<Option<(i32, i32)>> {
     let mut status = 0i32;

@@ -11,7 +11,7 @@ use agent_kernel::launch::NETWORK;
 use agent_kernel::policy::Root;
 use agent_kernel::sys;
 use agent_kernel::{
-    Host, Identity, Launch, Launched, Plan, Prepared, Seed, Workspace, launch, launch_forked, launch_into,
+    Host, Identity, Launch, Launched, Ordered, Plan, Prepared, Seed, Workspace, launch, launch_forked, launch_into,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -51,6 +51,27 @@ pub struct Sandboxes {
 struct Held {
     seed: Seed,
     orders: OwnedFd,
+}
+
+/// What comes of a launch.
+pub enum Launching {
+    Answered(Answer, Vec<OwnedFd>),
+    /// A seed was told to fork: the answer comes when there is word of it, and nobody waits for it here.
+    Ordered(Forking),
+}
+
+/// A fork that there is no word of yet.
+pub struct Forking {
+    pub ordered: Ordered,
+    agent: String,
+    orders: Option<OwnedFd>,
+    egress: Option<OwnedFd>,
+}
+
+/// The same, to those who make it.
+enum Made {
+    Born(Born),
+    Ordered(Ordered, Option<OwnedFd>, Option<OwnedFd>),
 }
 
 /// What a launched process is known by.
@@ -105,23 +126,39 @@ impl Sandboxes {
         Ok(())
     }
 
-    pub fn launch(&mut self, ask: &LaunchAsk, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
+    pub fn launch(&mut self, ask: &LaunchAsk, fds: Vec<OwnedFd>) -> Launching {
         if !self.plans.contains_key(&ask.program.plan) {
-            return (Answer::UnknownPlan, Vec::new());
+            return Launching::Answered(Answer::UnknownPlan, Vec::new());
         }
-        match self.try_launch(ask, fds) {
-            Ok(born) => {
-                let Born { pid, start_ticks, pidfd, enforced, orders, egress } = born;
-                let top = self.workspaces.get(&ask.agent).and_then(|w| w.top().try_clone_to_owned().ok());
-                let beside = [top.is_some(), egress.is_some(), orders.is_some()];
-                let fds = [Some(pidfd), top, egress, orders].into_iter().flatten().collect();
-                (Answer::Launched { pid, start_ticks, enforced, beside }, fds)
+        let (answer, fds) = match self.try_launch(ask, fds) {
+            Ok(Made::Ordered(ordered, orders, egress)) => {
+                return Launching::Ordered(Forking { ordered, agent: ask.agent.clone(), orders, egress });
             }
+            Ok(Made::Born(born)) => self.launched(&ask.agent, born),
+            Err(sentence) => (Answer::Failed(sentence), Vec::new()),
+        };
+        Launching::Answered(answer, fds)
+    }
+
+    /// There is word of a fork, or its time is over.
+    pub fn settle(&self, forking: Forking) -> (Answer, Vec<OwnedFd>) {
+        let Forking { ordered, agent, orders, egress } = forking;
+        let settled = ordered.settle().map_err(|e| e.to_string());
+        match settled.and_then(|launched| Ok(Born { egress, ..born(launched, orders)? })) {
+            Ok(born) => self.launched(&agent, born),
             Err(sentence) => (Answer::Failed(sentence), Vec::new()),
         }
     }
 
-    fn try_launch(&mut self, ask: &LaunchAsk, fds: Vec<OwnedFd>) -> Result<Born, String> {
+    fn launched(&self, agent: &str, born: Born) -> (Answer, Vec<OwnedFd>) {
+        let Born { pid, start_ticks, pidfd, enforced, orders, egress } = born;
+        let top = self.workspaces.get(agent).and_then(|w| w.top().try_clone_to_owned().ok());
+        let beside = [top.is_some(), egress.is_some(), orders.is_some()];
+        let fds = [Some(pidfd), top, egress, orders].into_iter().flatten().collect();
+        (Answer::Launched { pid, start_ticks, enforced, beside }, fds)
+    }
+
+    fn try_launch(&mut self, ask: &LaunchAsk, fds: Vec<OwnedFd>) -> Result<Made, String> {
         let program = &ask.program;
         let identity = identity(&program.who);
         if let (Some(top), Some((prepared, _))) = (fds.into_iter().next(), self.plans.get(&program.plan))
@@ -184,12 +221,13 @@ impl Sandboxes {
                 let held = self.seeds.get(seed).ok_or_else(|| format!("the seed of template {seed} is gone"))?;
                 wanted.stdio[0] = Some(files.null.as_raw_fd());
                 let orders = &held.orders;
-                launch_forked(wanted, &held.seed, &mut |fds| {
+                let ordered = launch_forked(wanted, &held.seed, &mut |fds| {
                     if by_proxy {
                         egress = Some(in_network(fds[NETWORK], proxy_socket).map_err(io::Error::other)?);
                     }
                     super::wire::order(orders, 1, fds)
-                })
+                });
+                return Ok(Made::Ordered(ordered.map_err(|e| e.to_string())?, ours, egress));
             }
         };
         let launched = launched.map_err(|e| e.to_string())?;
@@ -198,7 +236,7 @@ impl Sandboxes {
             let seed = Seed::new(launched.pid, plan, &identity).map_err(|e| e.to_string())?;
             self.seeds.insert(ask.agent.clone(), Held { seed, orders: ours });
         }
-        Ok(Born { egress, ..born(launched, ours)? })
+        Ok(Made::Born(Born { egress, ..born(launched, ours)? }))
     }
 
     /// Root makes workspaces apart from the agent, so that they outlive its restarts; others cannot.
