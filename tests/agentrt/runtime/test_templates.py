@@ -319,12 +319,13 @@ def claims(daemon: Daemon, pooled: int = 2) -> bool:
     return bool(look(daemon).pooled == pooled)
 
 
-def test_no_attack_gets_out_of_a_waiting_instance(daemon: Daemon) -> None:
-    """The suite of attacks, each in an instance that waited for it: as in a sandbox of its own."""
+@pytest.mark.parametrize("options", [[], ["--forks"]], ids=["claimed", "forked"])
+def test_no_attack_gets_out_of_an_instance(daemon: Daemon, options: list[str]) -> None:
+    """The suite of attacks, each in an instance that waited for it, or in a fork of one: as in a sandbox of its own."""
     suite = programs() / "gpve-attack-suite"
     if not suite.exists():
         pytest.skip("the attack suite is not built here (make agentrt)")
-    command = [suite, "--claim", programs() / "gpve-agentrt", daemon.socket]
+    command = [suite, "--claim", programs() / "gpve-agentrt", daemon.socket, *options]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     failed = [row for row in rows if "FAILED" in str(row)]

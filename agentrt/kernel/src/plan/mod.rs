@@ -173,6 +173,8 @@ pub struct Plan {
     pub network: NetworkMode,
     /// What the egress proxy may be asked for.
     pub egress: EgressPlan,
+    /// It may be forked where its program says so.
+    pub checkpoints: bool,
     /// Landlock.
     pub landlock: LandlockPlan,
     /// The filter of system calls.
@@ -213,7 +215,7 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
     }
 
     let network = policy.network_mode();
-    let landlock = landlock::compile(policy, host, &mut lacking)?;
+    let mut landlock = landlock::compile(policy, host, &mut lacking)?;
     let calls = policy.system_calls.clone().unwrap_or_default();
     let workspace = workspace(policy, host)?;
     let mut record_denials = calls.record_denials.unwrap_or(level > Level::L1);
@@ -225,6 +227,11 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
         lacking(Layer::Denials, "system_calls.record_denials", "this kernel cannot tell denials".into())?;
         record_denials = false;
     }
+    if policy.checkpoints() {
+        // A domain cannot be left, and a filter has one note-taker: both would hold in forks, whose files and inits are others.
+        landlock.files = 0;
+        record_denials = false;
+    }
     let ports_listed = policy.network.as_ref().is_some_and(|n| n.connect.is_some() || n.bind.is_some());
     let rules = seccomp::Rules::new(&seccomp::Options {
         allow: calls.allow.unwrap_or_default(),
@@ -233,6 +240,7 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
         tcp_only: network == NetworkMode::Host && ports_listed,
         no_memory_programs: workspace.as_ref().is_some_and(|w| !w.execute),
         note: record_denials,
+        enter: policy.checkpoints(),
     });
 
     let mut binds = Vec::new();
@@ -262,6 +270,10 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
         return Err(PolicyError::at("capabilities.keep", problem));
     }
     let cgroup = limits::of_cgroup(policy, host, &mut lacking)?;
+    if policy.checkpoints() {
+        missing.push(Missing { layer: Layer::LandlockFiles, why: "its forks have other files".into() });
+        missing.push(Missing { layer: Layer::Denials, why: "its forks would have no record of their own".into() });
+    }
     Ok(Plan {
         level,
         root: policy.root.clone().unwrap_or_default(),
@@ -269,6 +281,7 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
         workspace,
         network,
         egress: egress(policy),
+        checkpoints: policy.checkpoints(),
         landlock,
         filter: seccomp::compile(&rules),
         record_denials,

@@ -68,6 +68,10 @@ pub struct Policy {
     /// Layers whose absence is reported instead of failing the start. Default: none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub optional: Option<BTreeSet<Layer>>,
+    /// Whether the agent may be forked where its program says so. Then it may enter namespaces, and has neither Landlock's
+    /// rules for files nor a record of denied calls. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub checkpoints: Option<bool>,
     /// Where the root file system comes from.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub root: Option<Root>,
@@ -286,6 +290,11 @@ impl Policy {
     /// Whether the policy calls `layer` optional.
     pub fn is_optional(&self, layer: Layer) -> bool {
         self.optional.as_ref().is_some_and(|set| set.contains(&layer))
+    }
+
+    /// Whether the agent may be forked, with the default.
+    pub fn checkpoints(&self) -> bool {
+        self.checkpoints.unwrap_or_default()
     }
 
     /// The network's mode, with its default for the level.

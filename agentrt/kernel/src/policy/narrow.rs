@@ -36,6 +36,7 @@ impl Policy {
                 return Err(PolicyError::at("workspace.path", problem));
             }
         }
+        self.check_checkpoints()?;
         self.check_network()?;
         self.check_system_calls()?;
         for name in self.capabilities.iter().flat_map(|c| c.keep.iter().flatten()) {
@@ -55,6 +56,22 @@ impl Policy {
         }
         let problem = format!("{} cannot be shown: {} is the agent's own inside", path.display(), own.display());
         Err(PolicyError::at(key, problem))
+    }
+
+    fn check_checkpoints(&self) -> Result<(), PolicyError> {
+        if !self.checkpoints() {
+            return Ok(());
+        }
+        let problem = if self.level() != super::Level::L3 {
+            "only an agent at L3 can be forked: leave level out, or checkpoints"
+        } else if self.workspace.as_ref().and_then(|w| w.kind) == Some(super::WorkspaceKind::Overlay) {
+            "an overlay cannot be copied for a fork: choose workspace.kind = \"tmpfs\""
+        } else if self.system_calls.as_ref().and_then(|calls| calls.record_denials) == Some(true) {
+            "the record of denied calls would be its forks' as well: leave system_calls.record_denials out"
+        } else {
+            return Ok(());
+        };
+        Err(PolicyError::at("checkpoints", problem))
     }
 
     fn check_network(&self) -> Result<(), PolicyError> {
@@ -157,6 +174,7 @@ impl Policy {
             version: self.version,
             level,
             optional: both(&self.optional, &other.optional),
+            checkpoints: self.checkpoints.map(|mine| mine && other.checkpoints.unwrap_or(true)),
             root: same("root", &self.root, &other.root)?,
             files: Some(files(self.files.as_ref(), other.files.as_ref())),
             workspace: workspace(self.workspace.as_ref(), other.workspace.as_ref())?,

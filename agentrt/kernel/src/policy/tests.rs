@@ -32,6 +32,9 @@ fn what_is_wrong_is_said_with_its_place_and_what_would_be_right() {
         ("version = 1\nlevel = \"L2\"\n[network]\nmode = \"loopback\"", vec!["needs level L3"]),
         ("version = 1\n[network]\nconnect = [443]", vec!["mode = \"host\""]),
         ("version = 1\n[network]\negress = [\"http://x\"]", vec!["no host and port"]),
+        ("version = 1\nlevel = \"L2\"\ncheckpoints = true", vec!["line 3", "only an agent at L3"]),
+        ("version = 1\ncheckpoints = true\n[workspace]\nkind = \"overlay\"", vec!["line 2", "tmpfs"]),
+        ("version = 1\ncheckpoints = true\n[system_calls]\nrecord_denials = true", vec!["line 2", "record_denials"]),
         ("version = 1\n[network]\negress_connections = 0", vec!["line 3", "at least 1"]),
         ("version = 1\n[network]\negress_bytes_per_second = 9", vec!["line 3", "at least 1024"]),
         ("version = 1\n[network.secrets]\nKEY = [\"https://a.org:443\"]", vec!["KEY", "not in network.egress"]),
@@ -123,6 +126,7 @@ fn samples() -> Vec<Policy> {
             version: 1,
             level,
             optional: some(2).then(|| BTreeSet::from([Layer::CgroupIo, Layer::Denials])),
+            checkpoints: some(3).then(|| some(2)),
             files: some(2).then(|| Files {
                 read: Some(paths.clone()),
                 execute: some(2).then_some(more),
@@ -236,6 +240,7 @@ fn merging_only_narrows() {
                 assert!(origins.is_subset(&of(&before).unwrap_or_default()));
                 assert!(second.secrets.is_none() || origins.is_subset(&of(&second).unwrap_or_default()));
             }
+            assert!(one.checkpoints() && other.checkpoints != Some(false) || !merged.checkpoints());
             assert!(merged.optional.clone().unwrap_or_default().is_subset(&one.optional.clone().unwrap_or_default()));
         }
     }

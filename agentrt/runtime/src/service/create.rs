@@ -39,6 +39,9 @@ async fn try_create(
             "policy: level: L1 has no sandbox that could be stopped, paused or entered; the runtime runs L2 and L3",
         ));
     }
+    if plan.checkpoints {
+        return Err(invalid("policy: checkpoints: they are for agents that are claimed from a template"));
+    }
     image_of(&images(&context.root), &plan).map_err(|e| precondition(format!("policy: {e}")))?;
     if let Some(place) = settings.check_that_enters().filter(|_| !context.host.root) {
         return Err(precondition(format!(

@@ -32,6 +32,8 @@ pub const IDS: u32 = 0x1_0000;
 pub const MOST_SLOTS: u32 = 0x5000;
 /// The descriptor on which a program waits for orders.
 const ORDERS_FD: i32 = 3;
+/// The descriptor on which an agent that may be forked is told to.
+const FORKS_FD: i32 = 4;
 /// The descriptor on which an agent's program sends heartbeats.
 const HEARTBEAT_FD: i32 = 3;
 
@@ -47,10 +49,28 @@ pub struct Sandboxes {
     secrets: HashMap<String, OwnedFd>,
 }
 
-/// A seed that runs, and the socket on which it takes orders.
+/// A seed that runs, or an agent that may be forked, and the socket on which it takes orders.
 struct Held {
     seed: Seed,
     orders: OwnedFd,
+    /// It takes orders now: a seed always, an agent at a checkpoint, as it says.
+    takes_orders: bool,
+}
+
+impl Held {
+    fn takes_orders(&mut self) -> bool {
+        let mut said = [0u8; 16];
+        let heard = rustix::net::recv(&self.orders, &mut said[..], rustix::net::RecvFlags::DONTWAIT);
+        self.takes_orders |= !self.takes_orders && matches!(heard, Ok((1.., _)));
+        self.takes_orders
+    }
+}
+
+/// What it takes to fork an agent that is not there yet.
+struct Forkable {
+    orders: OwnedFd,
+    first_id: u32,
+    owner: (u32, u32),
 }
 
 /// What comes of a launch.
@@ -66,12 +86,13 @@ pub struct Forking {
     agent: String,
     orders: Option<OwnedFd>,
     egress: Option<OwnedFd>,
+    forkable: Option<Forkable>,
 }
 
 /// The same, to those who make it.
 enum Made {
     Born(Born),
-    Ordered(Ordered, Option<OwnedFd>, Option<OwnedFd>),
+    Ordered(Forking),
 }
 
 /// What a launched process is known by.
@@ -131,9 +152,7 @@ impl Sandboxes {
             return Launching::Answered(Answer::UnknownPlan, Vec::new());
         }
         let (answer, fds) = match self.try_launch(ask, fds) {
-            Ok(Made::Ordered(ordered, orders, egress)) => {
-                return Launching::Ordered(Forking { ordered, agent: ask.agent.clone(), orders, egress });
-            }
+            Ok(Made::Ordered(forking)) => return Launching::Ordered(forking),
             Ok(Made::Born(born)) => self.launched(&ask.agent, born),
             Err(sentence) => (Answer::Failed(sentence), Vec::new()),
         };
@@ -141,9 +160,14 @@ impl Sandboxes {
     }
 
     /// There is word of a fork, or its time is over.
-    pub fn settle(&self, forking: Forking) -> (Answer, Vec<OwnedFd>) {
-        let Forking { ordered, agent, orders, egress } = forking;
+    pub fn settle(&mut self, forking: Forking) -> (Answer, Vec<OwnedFd>) {
+        let Forking { ordered, agent, orders, egress, forkable } = forking;
         let settled = ordered.settle().map_err(|e| e.to_string());
+        if let (Ok(launched), Some(Forkable { orders, first_id, owner })) = (&settled, forkable)
+            && let Ok(seed) = Seed::agent(launched.pid, first_id, owner)
+        {
+            self.seeds.insert(agent.clone(), Held { seed, orders, takes_orders: false });
+        }
         match settled.and_then(|launched| Ok(Born { egress, ..born(launched, orders)? })) {
             Ok(born) => self.launched(&agent, born),
             Err(sentence) => (Answer::Failed(sentence), Vec::new()),
@@ -183,6 +207,12 @@ impl Sandboxes {
         if let Some((_, theirs)) = &orders {
             pass.push((theirs.as_raw_fd(), ORDERS_FD));
         }
+        let may_fork = prepared.plan().checkpoints && matches!(ask.kind, Kind::Fork { .. });
+        let (forks, their_forks) = may_fork.then(orders_socket).transpose()?.unzip();
+        if let Some(theirs) = &their_forks {
+            pass.push((theirs.as_raw_fd(), FORKS_FD));
+        }
+        let passed = pass.len() as u8;
         if let Some(beat) = &files.heartbeat_write {
             env.push(c_string(&format!("GPVE_HEARTBEAT_FD={HEARTBEAT_FD}"))?);
             pass.push((beat.as_raw_fd(), HEARTBEAT_FD));
@@ -218,23 +248,30 @@ impl Sandboxes {
                 launch(wanted)
             }
             Kind::Fork { seed } => {
-                let held = self.seeds.get(seed).ok_or_else(|| format!("the seed of template {seed} is gone"))?;
+                let held = self.seeds.get_mut(seed).ok_or_else(|| format!("{seed}, which would be forked, is gone"))?;
+                if !held.takes_orders() {
+                    return Err(not_at_a_checkpoint());
+                }
                 wanted.stdio[0] = Some(files.null.as_raw_fd());
                 let orders = &held.orders;
                 let ordered = launch_forked(wanted, &held.seed, &mut |fds| {
                     if by_proxy {
                         egress = Some(in_network(fds[NETWORK], proxy_socket).map_err(io::Error::other)?);
                     }
-                    super::wire::order(orders, 1, fds)
+                    super::wire::order(orders, passed, fds)
                 });
-                return Ok(Made::Ordered(ordered.map_err(|e| e.to_string())?, ours, egress));
+                let ordered = ordered.map_err(|e| e.to_string())?;
+                let owner = (prepared.plan().uid, prepared.plan().gid);
+                let forkable = forks.map(|orders| Forkable { orders, first_id: identity.first_id, owner });
+                let agent = ask.agent.clone();
+                return Ok(Made::Ordered(Forking { ordered, agent, orders: ours, egress, forkable }));
             }
         };
         let launched = launched.map_err(|e| e.to_string())?;
         if let (Kind::Seed, Some((ours, _))) = (&ask.kind, orders) {
             let plan = prepared.plan();
             let seed = Seed::new(launched.pid, plan, &identity).map_err(|e| e.to_string())?;
-            self.seeds.insert(ask.agent.clone(), Held { seed, orders: ours });
+            self.seeds.insert(ask.agent.clone(), Held { seed, orders: ours, takes_orders: true });
         }
         Ok(Made::Born(Born { egress, ..born(launched, ours)? }))
     }
@@ -307,6 +344,19 @@ impl Sandboxes {
         }
     }
 
+    /// Whether an agent waits to be forked.
+    pub fn at_checkpoint(&mut self, agent: &str) -> Result<(), String> {
+        let held = self.seeds.get_mut(agent).ok_or("the spawner that could have forked it has died")?;
+        if held.takes_orders() { Ok(()) } else { Err(not_at_a_checkpoint()) }
+    }
+
+    /// Lets an agent that waits go on.
+    pub fn go_on(&mut self, agent: &str) -> Result<(), String> {
+        let Some(held) = self.seeds.get_mut(agent) else { return Ok(()) };
+        held.takes_orders = false;
+        super::wire::go_on(&held.orders).map_err(|e| format!("it does not hear that it may go on: {e}"))
+    }
+
     pub fn keep(&mut self, agent: String, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
         self.secrets.extend(fds.into_iter().next().map(|secrets| (agent, secrets)));
         (Answer::Done, Vec::new())
@@ -324,6 +374,10 @@ impl Sandboxes {
         self.secrets.remove(agent);
         self.seeds.remove(agent);
     }
+}
+
+fn not_at_a_checkpoint() -> String {
+    "it is not at a checkpoint (its program calls gpve_agent.checkpoint())".into()
 }
 
 /// Does something in another network, which a descriptor of it or of a process in it names.

@@ -206,6 +206,14 @@ impl Server {
                 Err(e) => fail(e),
             },
             Ask::Workspace { agent, plan, who, make } => self.sandboxes.workspace(&agent, plan, &who, make),
+            Ask::Checkpoint { agent } => match self.sandboxes.at_checkpoint(&agent) {
+                Ok(()) => (Answer::Done, Vec::new()),
+                Err(e) => fail(e),
+            },
+            Ask::GoOn { agent } => match self.sandboxes.go_on(&agent) {
+                Ok(()) => (Answer::Done, Vec::new()),
+                Err(e) => fail(e),
+            },
             Ask::Keep { agent } => self.sandboxes.keep(agent, fds),
             Ask::Kept { agent } => self.sandboxes.kept(&agent),
             Ask::Forget { agent } => {

@@ -127,6 +127,9 @@ pub struct Record {
     /// Of an agent that was claimed from a template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<Instance>,
+    /// The agent that it is a fork of.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub forked_from: String,
     pub restarts: u32,
     pub in_row: u32,
     pub last_exit: Option<Exit>,
@@ -162,6 +165,7 @@ impl Record {
             process: None,
             uid_slot,
             instance: None,
+            forked_from: String::new(),
             restarts: 0,
             in_row: 0,
             last_exit: None,
