@@ -1,4 +1,4 @@
-# ruff: noqa: PTH100, PTH120
+# ruff: noqa: PTH100, PTH115, PTH120, PTH208
 # (pathlib would lie in the memory of every agent.)
 # What a template runs: it imports what its agents need, once, then it is forked from (or, without forks, waits itself).
 import gc
