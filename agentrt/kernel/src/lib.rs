@@ -34,7 +34,7 @@ pub use enter::enter;
 pub use error::LaunchError;
 pub use explain::{Access, Explanation, explain};
 pub use host::Host;
-pub use launch::{Identity, Launch, Launched, Prepared, Seed, launch, launch_forked, launch_into, seed_plan};
+pub use launch::{Identity, Launch, Launched, Ordered, Prepared, Seed, launch, launch_forked, launch_into, seed_plan};
 pub use plan::{Plan, compile};
 pub use policy::{Layer, Level, Policy, PolicyError};
 pub use report::{AgentReport, Report, report};

@@ -72,7 +72,7 @@ pub fn adopt_all(context: &Arc<Context>, recovered: Recovered) -> io::Result<Fou
         let open = record.open.clone();
         let (shared, commands) = Shared::new(dir, Arc::new(spec), settings, record);
         context.agents().insert(id, shared.clone());
-        let mut agent = Agent::new(context.clone(), shared);
+        let mut agent = Agent::new(context.clone(), shared, Default::default());
         tokio::spawn(async move {
             agent.take_up(open).await;
             agent.live(commands).await;

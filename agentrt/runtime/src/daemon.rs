@@ -32,8 +32,7 @@ pub struct Options {
     pub allowed: Vec<u32>,
     /// What a template's program loads, to be forked from.
     pub seed_library: PathBuf,
-    /// What each agent may use of the egress proxy.
-    pub egress: crate::egress::proxy::Limits,
+    pub egress: crate::egress::client::Options,
 }
 
 /// The most connections at once, and calls at once of each.

@@ -39,6 +39,8 @@ class Daemon:
         self.user = user
         #: What the daemon is started by.
         self.before: list[str] = []
+        #: What it is told beside where it works.
+        self.options: list[str] = []
         self.socket = root / "d.sock"
         self.spawners = spawners
         self.process: subprocess.Popen[bytes] | None = None
@@ -52,7 +54,7 @@ class Daemon:
         args = [programs() / "gpve-agentrt", "daemon", "--root", self.root, "--socket", self.socket]
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
-                [*self.before, *map(str, args), "--spawners", str(self.spawners)],
+                [*self.before, *map(str, args), "--spawners", str(self.spawners), *self.options],
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 user=self.user,
@@ -142,10 +144,17 @@ class Daemon:
 
     # Short forms of the verbs.
 
-    def create(self, *argv: str, id: str = "", request_id: str = "", policy: str = "", **spec: Any) -> str:
-        request = pb.CreateRequest(
-            id=id, request_id=request_id, spec=pb.AgentSpec(argv=argv or SLEEP, policy=policy, **spec)
-        )
+    def create(
+        self,
+        *argv: str,
+        id: str = "",
+        request_id: str = "",
+        policy: str = "",
+        secrets: dict[str, str] | None = None,
+        **spec: Any,
+    ) -> str:
+        agent = pb.AgentSpec(argv=argv or SLEEP, policy=policy, **spec)
+        request = pb.CreateRequest(id=id, request_id=request_id, spec=agent, secrets=secrets)
         return str(self.call.Create(request, timeout=30).agent.id)
 
     def start_agent(self, id: str, request_id: str = "") -> Any:

@@ -16,7 +16,8 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.agentrt.runtime.daemon import SLEEP, Daemon, pb
+from tests.agentrt.runtime.daemon import SLEEP, Daemon, new_id, pb
+from tests.agentrt.runtime.test_templates import SCAN
 
 PUBLIC = "93.184.216.34"
 NAMES = ["ok.test:80", "ok.test:443", "*.ok.test:80"]
@@ -44,6 +45,7 @@ def world() -> Iterator[World]:
     d = World(folder / "r")
     script = Path(__file__).with_name("world.py")
     d.before = ["unshare", "-n", "-m", sys.executable, str(script), str(folder / "reached")]
+    d.options = ["--egress-authorities", str(folder / "authorities.pem")]
     d.start()
     yield d
     d.leave_nothing()
@@ -255,6 +257,184 @@ def test_no_egress_no_proxy(world: World) -> None:
     assert b"proxy" not in world.exec(id, "/usr/bin/env")[1]
     code, out, _ = world.exec(id, "/usr/bin/python3", "-c", ASK, stdin=b'[["x"]]')
     assert json.loads(out) == ["|ConnectionRefusedError"]
+
+
+SECRETS = """version = 1
+[network]
+egress = ["ok.test:80", "sub.ok.test:80", "secure.test:8443", "wrong.test:8443"]
+[network.secrets]
+KEY = ["http://ok.test:80", "https://secure.test:8443", "https://wrong.test:8443"]
+"""
+
+
+def bearer(path: str, word: str) -> str:
+    return get(path, f"Authorization: Bearer {word}", "Accept-Encoding: gzip")
+
+
+def test_a_secret_goes_to_its_origins_alone(world: World) -> None:
+    secret = "s3cr3t-" + new_id()
+    id = world.run(policy=SECRETS, secrets={"KEY": secret})
+    placeholder = world.exec(id, "/usr/bin/printenv", "KEY")[1].decode().strip()
+    assert placeholder.startswith("gpve-")
+    assert len(placeholder) == len(secret)
+    said = ask(
+        world,
+        id,
+        bearer("http://ok.test/own", placeholder),
+        bearer("http://secure.test:8443/tls", placeholder),
+        bearer("http://sub.ok.test/other-host", placeholder),
+        bearer("http://ok.test/" + placeholder, "path"),
+        ["CONNECT ok.test:80 HTTP/1.1\r\n\r\n", get("/tunnel", "Host: ok.test", f"Authorization: {placeholder}")],
+        [*socks(b"ok.test"), get("/socks", "Host: ok.test", f"Authorization: {placeholder}", "Connection: close")],
+        bearer("http://wrong.test:8443/not-its-name", placeholder),
+        f"TRACE http://ok.test/trace HTTP/1.1\r\nX: {placeholder}\r\n\r\n",
+        bearer("http://ok.test/echo", placeholder),
+        bearer("http://secure.test:8443/echo", placeholder),
+    )
+    reached = {line.split()[2]: line.split()[3:] for line in world.reached()}
+    assert reached["/own"] == ["ok.test", "Bearer", secret]
+    assert reached["/tls"] == ["secure.test:8443", "Bearer", secret]
+    # Everyone else gets what the agent has, which is worth nothing.
+    assert reached["/other-host"] == ["sub.ok.test", "Bearer", placeholder]
+    assert reached["/" + placeholder] == ["ok.test", "Bearer", "path"]
+    assert reached["/tunnel"] == reached["/socks"] == ["ok.test", placeholder]
+    assert said[6].startswith("HTTP/1.1 502")
+    assert "TLS" in said[6]
+    assert said[7].startswith("HTTP/1.1 502")
+    assert not {"/not-its-name", "/trace"} & set(reached)
+    # What a server says back is a placeholder again.
+    for answer in said[8:]:
+        assert f"X-Echo: Bearer {placeholder}" in answer
+        assert answer.endswith(f"hello Bearer {placeholder}")
+    follow = """
+import os, urllib.request as u
+u.urlopen(u.Request("http://ok.test/redirect", headers={"Authorization": os.environ["KEY"]}))
+"""
+    code, _, err = world.exec(id, "/usr/bin/python3", "-c", follow, env={"no_proxy": "", "NO_PROXY": ""})
+    assert (code, b"403" in err) == (1, True), err
+    assert not [line for line in world.reached() if "inside" in line]
+    # Neither what the agent was told, nor what the daemon tells or writes down, has the secret.
+    full = world.call.List(pb.ListRequest(full=True))
+    words = "".join(said) + str(full) + str(world.events()) + str(world.stats(id)) + world.said()
+    assert secret not in words
+    assert not [file for file in world.root.rglob("*") if file.is_file() and secret.encode() in file.read_bytes()]
+    # A daemon that dies does not take it along; a proxy that dies neither.
+    world.kill()
+    world.start()
+    until(lambda: again(world, id, placeholder))
+    assert world.reached()[-1].split()[3:] == ["ok.test", "Bearer", secret]
+
+
+def again(world: World, id: str, placeholder: str) -> bool:
+    try:
+        return ask(world, id, bearer("http://ok.test/again", placeholder))[0].startswith("HTTP/1.0 200")
+    except (AssertionError, grpc.RpcError):
+        return False
+
+
+def memory_of(pid: int) -> bytes:
+    """All that a process has in its memory, as far as it can be read."""
+    found = b""
+    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in maps:
+            low, high = (int(x, 16) for x in line.split()[0].split("-"))
+            if "r" in line.split()[1] and "[v" not in line:
+                try:
+                    memory.seek(low)
+                    found += memory.read(high - low)
+                except OSError:
+                    continue
+    return found
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_an_agent_that_scans_all_that_it_has_finds_no_secret(world: World, claimed: bool) -> None:
+    left, right = "s3cr3t-" + new_id()[:12], "-" + new_id()[:12]
+    use = """
+import os, sys, urllib.request as u
+assert b"hello" in u.urlopen(u.Request("http://ok.test/use", headers={"Authorization": os.environ["KEY"]})).read()
+names = [n for n in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + n)]
+print(len(names), sys.argv[1] in "".join(os.environ.values()), sys.argv[1] in open("/proc/self/environ").read())
+"""
+    argv = ("-c", use + SCAN + "sys.stdout.flush()\nimport time; time.sleep(1000)", left, right)
+    if claimed:
+        world.template("t", policy=SECRETS)
+        id = world.claim("t", *argv, secrets={"KEY": left + right}).id
+    else:
+        id = world.run("/usr/bin/python3", *argv, policy=SECRETS, secrets={"KEY": left + right})
+    until(lambda: world.logs(id).count(b"\n") == 2)
+    assert world.logs(id) == b"3 False False\n0\n"
+    assert world.reached()[-1].split()[3:] == ["ok.test", left + right]
+    # Its init is a copy of the spawner, which holds the secret, and must not have looked at it.
+    for pid in (world.agent(id).pid, *world.spawner_pids()):
+        assert (left + right).encode() not in memory_of(pid)
+
+
+def test_secrets_that_are_lost_or_not_given_are_refused_in_a_sentence(world: World) -> None:
+    for secrets, words in [
+        ({}, "KEY.*not given"),
+        ({"KEY": "short"}, "16 to 4096"),
+        ({"KEY": "x" * 20, "OTHER": "y" * 20}, "OTHER.*does not name"),
+    ]:
+        with pytest.raises(grpc.RpcError, match=words):
+            world.create(policy=SECRETS, secrets=secrets)
+    with pytest.raises(grpc.RpcError, match="env has a variable"):
+        world.create(policy=SECRETS, secrets={"KEY": "x" * 20}, env={"KEY": "y"})
+    created = world.create(policy=SECRETS, secrets={"KEY": "x" * 20})
+    id = world.run(policy=SECRETS, secrets={"KEY": "x" * 20})
+    placeholder = world.exec(id, "/usr/bin/printenv", "KEY")[1].decode().strip()
+    world.kill()
+    for pid in world.spawner_pids():
+        os.kill(pid, signal.SIGKILL)
+    world.start()
+    until(lambda: "KEY was lost" in ask(world, id, bearer("http://ok.test/lost", placeholder))[0])
+    assert not [line for line in world.reached() if "/lost" in line]
+    with pytest.raises(grpc.RpcError, match="create it again"):
+        world.start_agent(created)
+
+
+def test_the_policy_limits_connections_and_bytes(world: World) -> None:
+    """In the policy's own words, for each agent: others are not held up."""
+    few = policy(*NAMES) + "egress_connections = 2\n"
+    slow = policy(*NAMES) + "egress_bytes_per_second = 50_000\n"
+    hold = """
+import socket, time
+held = [socket.create_connection(("127.0.0.1", 3128)) for _ in range(3)]
+for s in held:
+    s.sendall(b"CONNECT ok.test:443 HTTP/1.1\\r\\n\\r\\n")
+    s.settimeout(2)
+answers = []
+for s in held:
+    try:
+        answers.append(s.recv(100)[:12].decode())
+    except TimeoutError:
+        answers.append("waits")
+held[0].close()
+held[2].settimeout(20)
+print(answers, held[2].recv(100)[:12].decode())
+"""
+    id = world.run(policy=few)
+    code, out, err = world.exec(id, "/usr/bin/python3", "-c", hold)
+    assert code == 0, err
+    assert out.decode().strip() == "['HTTP/1.1 200', 'HTTP/1.1 200', 'waits'] HTTP/1.1 200"
+    fetch = """
+import socket, time
+s = socket.create_connection(("127.0.0.1", 3128))
+s.sendall(b"GET http://ok.test/big HTTP/1.1\\r\\n\\r\\n")
+began, early, all = time.monotonic(), 0, 0
+while data := s.recv(65536):
+    all += len(data)
+    early += len(data) if time.monotonic() < began + 2 else 0
+print(early, all)
+"""
+    for rules, most in ((slow, 2 * 50_000 + 2 * 65_536), (policy(*NAMES), 1 << 20)):
+        id = world.run(policy=rules)
+        code, out, err = world.exec(id, "/usr/bin/python3", "-c", fetch)
+        assert code == 0, err
+        early, all = map(int, out.split())
+        assert all > 200_000
+        assert early <= most
+        assert (early < 200_000) == (rules == slow)
 
 
 @pytest.fixture

@@ -291,20 +291,41 @@ def test_seeds_and_spawners_die(daemon: Daemon) -> None:
     assert all(Path(f"/proc/{a.pid}").exists() for a in (first, second))
 
 
-def claims(daemon: Daemon) -> bool:
+def test_a_seed_that_hangs_holds_nobody_else_up(daemon: Daemon) -> None:
+    """Agents of the same spawner start at once while it hangs; who waits for its fork is told, and it is taken back."""
+    daemon.template("t", policy=POLICY)
+    daemon.delete(daemon.claim("t", *SLEEP).id)
+    seed = look(daemon).pid
+    (program,) = Path(f"/proc/{seed}/task/{seed}/children").read_text().split()
+    os.kill(int(program), signal.SIGSTOP)
+    began = time.monotonic()
+    waits = daemon.call.Claim.future(pb.ClaimRequest(template="t", argv=SLEEP))
+    time.sleep(0.2)
+    for _ in range(6):
+        daemon.run("/bin/sleep", "1000", policy=POLICY)
+    assert time.monotonic() - began < 1.5
+    assert not waits.done()
+    with pytest.raises(grpc.RpcError, match="not forked within 2 s"):
+        waits.result()
+    os.kill(int(program), signal.SIGCONT)
+    until(lambda: claims(daemon, 0))
+
+
+def claims(daemon: Daemon, pooled: int = 2) -> bool:
     try:
         daemon.delete(daemon.claim("t", "-c", "pass").id)
     except grpc.RpcError:
         return False
-    return look(daemon).pooled == 2
+    return bool(look(daemon).pooled == pooled)
 
 
-def test_no_attack_gets_out_of_a_waiting_instance(daemon: Daemon) -> None:
-    """The suite of attacks, each in an instance that waited for it: as in a sandbox of its own."""
+@pytest.mark.parametrize("options", [[], ["--forks"]], ids=["claimed", "forked"])
+def test_no_attack_gets_out_of_an_instance(daemon: Daemon, options: list[str]) -> None:
+    """The suite of attacks, each in an instance that waited for it, or in a fork of one: as in a sandbox of its own."""
     suite = programs() / "gpve-attack-suite"
     if not suite.exists():
         pytest.skip("the attack suite is not built here (make agentrt)")
-    command = [suite, "--claim", programs() / "gpve-agentrt", daemon.socket]
+    command = [suite, "--claim", programs() / "gpve-agentrt", daemon.socket, *options]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     failed = [row for row in rows if "FAILED" in str(row)]

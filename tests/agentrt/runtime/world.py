@@ -1,19 +1,27 @@
 """A small internet for the tests of the egress proxy, and a daemon in it: `world.py LOG DAEMON ARGUMENTS...`.
 
 Runs in network and mount namespaces of its own (unshare -n -m). Names are told by a name server here; whatever reaches
-a server is written to LOG, a line each, so that a test sees who was reached, and not only what the proxy says.
+a server is written to LOG, a line each, so that a test sees who was reached, and not only what the proxy says. The
+certificate of the authority behind the TLS server lies beside LOG, in authorities.pem.
 """
 
 import ctypes
+import datetime
 import http.server
 import itertools
 import os
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import threading
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 PUBLIC = "93.184.216.34"
 NAMES = {
@@ -21,6 +29,8 @@ NAMES = {
     "sub.ok.test": [PUBLIC],
     "evil-ok.test": [PUBLIC],
     "other.test": [PUBLIC],
+    "secure.test": [PUBLIC],
+    "wrong.test": [PUBLIC],
     "private.test": ["10.1.2.3"],
     "loop.test": ["127.0.0.1"],
     "meta.test": ["169.254.169.254"],
@@ -67,7 +77,8 @@ class Site(http.server.BaseHTTPRequestHandler):
     where = ""
 
     def do_GET(self) -> None:
-        log(f"{self.where} {self.command} {self.path} {self.headers['Host']}")
+        told = self.headers.get("Authorization", "-")
+        log(f"{self.where} {self.command} {self.path} {self.headers['Host']} {told}")
         if self.path == "/redirect":
             self.send_response(302)
             self.send_header("Location", "http://127.0.0.1/inside")
@@ -76,6 +87,11 @@ class Site(http.server.BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = b"hello " + self.rfile.read(length)
         self.send_response(200)
+        if self.path == "/echo":
+            body += told.encode()
+            self.send_header("X-Echo", told)
+        if self.path == "/big":
+            body = bytes(200_000)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -89,6 +105,42 @@ class Site(http.server.BaseHTTPRequestHandler):
 def site(address: str) -> None:
     handler = type("Here", (Site,), {"where": address})
     http.server.ThreadingHTTPServer((address, 80), handler).serve_forever()
+
+
+def certificate(name: str, key: ec.EllipticCurvePrivateKey, issuer: str, by: ec.EllipticCurvePrivateKey) -> bytes:
+    """In PEM: for a host, or for an authority where it is its own issuer."""
+    now = datetime.datetime.now(datetime.UTC)
+    made = x509.CertificateBuilder(
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]),
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]),
+        key.public_key(),
+        x509.random_serial_number(),
+        now - datetime.timedelta(days=1),
+        now + datetime.timedelta(days=1),
+    )
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    made = made.add_extension(x509.BasicConstraints(ca=name == issuer, path_length=None), critical=True)
+    return made.sign(by, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def identity(folder: Path) -> Path:
+    """Makes an authority, whose certificate is authorities.pem, and a key with its certificate for secure.test."""
+    authority, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    (folder / "authorities.pem").write_bytes(certificate("authority.test", authority, "authority.test", authority))
+    how = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    both = folder / "secure.pem"
+    both.write_bytes(own.private_bytes(*how) + certificate("secure.test", own, "authority.test", authority))
+    return both
+
+
+def secure(both: Path) -> None:
+    """The site once more, by TLS, under one name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    handler = type("Here", (Site,), {"where": "secure"})
+    server = http.server.ThreadingHTTPServer((PUBLIC, 8443), handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.serve_forever()
 
 
 def echo() -> None:
@@ -107,9 +159,9 @@ def one(client: socket.socket) -> None:
             client.sendall(data)
 
 
-def serve() -> None:
+def serve(both: Path) -> None:
     ctypes.CDLL(None).prctl(1, 9)
-    for work in (names, echo, lambda: site(PUBLIC)):
+    for work in (names, echo, lambda: site(PUBLIC), lambda: secure(both)):
         threading.Thread(target=work, daemon=True).start()
     site("127.0.0.1")
 
@@ -121,8 +173,9 @@ def main() -> None:
         file = Path(sys.argv[1]).with_name(name)
         file.write_text(text)
         subprocess.run(["mount", "--bind", file, f"/etc/{name}"], check=True)
+    both = identity(Path(sys.argv[1]).parent)
     if os.fork() == 0:
-        serve()
+        serve(both)
     os.execv(sys.argv[2], sys.argv[2:])
 
 

@@ -1,6 +1,6 @@
 //! The suite: every attack, at every level, by a launcher that is root and by one that is not; each with its control.
 //!
-//! `gpve-attack-suite [--only NAME] [--launcher root] [--without seccomp|landlock|limits]` prints a line of JSON for each run, then a summary. Ends with 1 where an
+//! `gpve-attack-suite [--only NAME] [--launcher root] [--without seccomp|landlock|limits] [--claim PROGRAM SOCKET [--forks]]` prints a line of JSON for each run, then a summary. Ends with 1 where an
 //! attack succeeded that the level promises to stop, where a refusal looked wrong, or where something outside changed.
 
 use std::ffi::CString;
@@ -19,6 +19,8 @@ mod world;
 use world::World;
 
 const USER: u32 = 12_345;
+/// Held by Landlock's rules for files and by nothing else, which agents that may be forked do not have.
+const BY_LANDLOCK_ALONE: &str = "reopen_for_writing";
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +60,7 @@ fn main() {
     for &user in launchers {
         let mut suite = Suite::new(user, host_namespace, option("--without"));
         suite.by = by.clone();
+        suite.forks = arguments.iter().any(|a| a == "--forks");
         for attack in table::all().iter().filter(|a| only.as_deref().is_none_or(|only| only == a.name)) {
             let control = suite.control(attack);
             let succeeded = control == End::Succeeded;
@@ -71,7 +74,8 @@ fn main() {
                 if by.is_some() && level != Level::L3 {
                     continue;
                 }
-                if !succeeded || level < attack.from || (attack.needs_cgroup && user != 0) {
+                let lacks_its_layer = suite.forks && attack.name == BY_LANDLOCK_ALONE;
+                if !succeeded || lacks_its_layer || level < attack.from || (attack.needs_cgroup && user != 0) {
                     row[key] = if succeeded { "not promised" } else { "not counted" }.into();
                     continue;
                 }
@@ -122,6 +126,8 @@ struct Suite {
     world: World,
     /// Program and socket of a runtime by which attacks run.
     by: Option<(String, String)>,
+    /// There in forks of agents that wait at a checkpoint.
+    forks: bool,
     /// Policies for which the runtime has a template: their places are the templates' names.
     templates: Vec<String>,
 }
@@ -130,7 +136,15 @@ impl Suite {
     fn new(user: u32, host_namespace: u64, without: Option<String>) -> Self {
         let mut host = Host::probe();
         host.root = user == 0;
-        Self { user, without, host, world: World::new(user, host_namespace), by: None, templates: Vec::new() }
+        Self {
+            user,
+            without,
+            host,
+            world: World::new(user, host_namespace),
+            by: None,
+            forks: false,
+            templates: Vec::new(),
+        }
     }
 
     fn control(&mut self, attack: &table::Attack) -> End {
@@ -173,6 +187,7 @@ impl Suite {
         );
         let text = if level == Level::L1 { text.replace("memory = \"96MiB\"\n", "") } else { text };
         if let Some((program, socket)) = self.by.clone() {
+            let text = if self.forks { text.replacen('\n', "\ncheckpoints = true\n", 1) } else { text };
             return self.attacked_by(attack, &text, &program, &socket, &before);
         }
         let mut host = self.host.clone();
@@ -267,7 +282,13 @@ impl Suite {
             attack.name,
             &argument,
         ];
-        let end = self.in_child(|_| become_program(&words));
+        let end = self.in_child(|_| {
+            if self.forks {
+                let claimed = [&["claim", &template, "-d", "--", "-c", FORKED][..], &words[9..]].concat();
+                follow_a_fork(&Runtime { program, socket }, &claimed);
+            }
+            become_program(&words)
+        });
         if attack.judged_at_victim {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
@@ -313,6 +334,54 @@ impl Suite {
             End::Strange(format!("{text:?}, code {code}"))
         }
     }
+}
+
+/// What an agent runs that is forked: the fork becomes the attack.
+const FORKED: &str = "
+import os, sys, time, gpve_agent
+if gpve_agent.checkpoint():
+    os.execv(sys.argv[1], sys.argv[1:])
+time.sleep(1000)
+";
+
+/// A runtime, by its command line.
+struct Runtime<'a> {
+    program: &'a str,
+    socket: &'a str,
+}
+
+impl Runtime<'_> {
+    /// What a command prints, if it ends well.
+    fn told(&self, words: &[&str]) -> Option<String> {
+        let done = std::process::Command::new(self.program).args(["--socket", self.socket]).args(words).output();
+        let done = done.expect("the runtime");
+        done.status.success().then(|| String::from_utf8_lossy(&done.stdout).trim().to_owned())
+    }
+}
+
+/// Claims an agent, forks it once it waits, prints what the fork prints, and ends as it does.
+fn follow_a_fork(runtime: &Runtime, claimed: &[&str]) -> ! {
+    let agent = runtime.told(claimed).expect("an agent");
+    let mut tries = 0;
+    let fork = loop {
+        if let Some(fork) = runtime.told(&["fork", &agent]) {
+            break fork;
+        }
+        tries += 1;
+        assert!(tries < 100, "no fork");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    print!("{}", runtime.told(&["logs", "--follow", &fork]).unwrap_or_default());
+    let rows = runtime.told(&["ps", "--json"]).unwrap_or_default();
+    let of_fork = |line: &str| {
+        let row: serde_json::Value = serde_json::from_str(line).ok()?;
+        (row["id"] == fork.as_str()).then(|| row["last_exit"].clone())
+    };
+    let exit = rows.lines().find_map(of_fork).expect("the fork's end");
+    runtime.told(&["rm", "--force", &fork, &agent]);
+    let number = |key: &str| exit[key].as_i64().unwrap_or(0) as i32;
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+    sys::exit_now(if number("signal") > 0 { 128 + number("signal") } else { number("code") })
 }
 
 /// Becomes another program, without any environment.

@@ -13,7 +13,8 @@
 //! kernel therefore takes for their owner.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use super::main_process::{self, Confinement};
 use super::{Identity, Launch, Launched, await_word, check, map_ids, release, report, root_for, sandbox};
@@ -37,7 +38,9 @@ const NAMESPACES: [(&str, i32); 7] = [
     ("cgroup", libc::CLONE_NEWCGROUP),
 ];
 
-/// How long a seed may take: whoever it is, others wait for the launcher meanwhile.
+/// How long a seed may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long init may take. It is our own program, and others wait for the launcher meanwhile.
 const PATIENCE_MS: i32 = 2_000;
 
 /// The plan of a seed for agents of `plan`: the same root and limits, but the way into new namespaces is open (it has no
@@ -55,6 +58,8 @@ pub fn seed_plan(plan: &Plan) -> Plan {
 /// What agents are forked from.
 pub struct Seed {
     user_namespace: OwnedFd,
+    /// Of an agent that waits at a checkpoint: its forks' are beneath it, since nobody enters one that is beside his own.
+    processes: Option<OwnedFd>,
     /// First of its ids, on the host.
     first_id: u32,
     /// User and group of its program, within its user namespace.
@@ -64,11 +69,20 @@ pub struct Seed {
 impl Seed {
     /// The seed behind `pid`, which [`super::launch`] has started under a [`seed_plan`] and with this identity.
     pub fn new(pid: i32, plan: &Plan, identity: &Identity) -> Result<Self, LaunchError> {
-        let path = crate::root::c(format!("/proc/{pid}/ns/user").as_bytes());
-        let user_namespace = sys::openat(sys::HERE, &path, libc::O_RDONLY, 0)
-            .map_err(|errno| LaunchError::new("seed", "opening its user namespace", errno))?;
-        Ok(Self { user_namespace, first_id: identity.first_id, owner: (plan.uid, plan.gid) })
+        let owner = (plan.uid, plan.gid);
+        Ok(Self { user_namespace: namespace(pid, "user")?, processes: None, first_id: identity.first_id, owner })
     }
+
+    /// The agent behind the init `pid`, that is forked where it says so: first of its ids, and its user and group inside.
+    pub fn agent(pid: i32, first_id: u32, owner: (u32, u32)) -> Result<Self, LaunchError> {
+        Ok(Self { user_namespace: namespace(pid, "user")?, processes: Some(namespace(pid, "pid")?), first_id, owner })
+    }
+}
+
+fn namespace(pid: i32, kind: &str) -> Result<OwnedFd, LaunchError> {
+    let path = crate::root::c(format!("/proc/{pid}/ns/{kind}").as_bytes());
+    sys::openat(sys::HERE, &path, libc::O_RDONLY, 0)
+        .map_err(|errno| LaunchError::new("seed", format!("opening its {kind} namespace"), errno))
 }
 
 /// Which of the descriptors that a [`Hand`] is given is the agent's network.
@@ -78,11 +92,70 @@ pub const NETWORK: usize = 3;
 /// the agent has run yet.
 pub type Hand<'a> = &'a mut dyn FnMut(&[BorrowedFd]) -> std::io::Result<()>;
 
-/// Start an agent that is a fork of a seed. When this returns, it runs with every layer in force.
+/// A fork that a seed was told to make, and that is not heard of yet: to be settled or ended.
+#[must_use]
+pub struct Ordered {
+    pid: i32,
+    pidfd: OwnedFd,
+    word: OwnedFd,
+    deadline: Instant,
+    applied: Applied,
+}
+
+impl Ordered {
+    /// Process id of its init.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Readable when there is word of it.
+    pub fn word(&self) -> BorrowedFd<'_> {
+        self.word.as_fd()
+    }
+
+    /// How long its seed may still take.
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Hears what has become of it, and waits for that no longer than its seed may take. When this returns the fork runs,
+    /// with every layer in force, or it is gone.
+    pub fn settle(self) -> Result<Launched, LaunchError> {
+        let heard = sys::poll(
+            &mut [libc::pollfd { fd: self.word.as_raw_fd(), events: libc::POLLIN, revents: 0 }],
+            self.left().as_millis() as i32,
+        );
+        let settled = match heard {
+            Ok(0) => Err(LaunchError::refused("seed", format!("it has not forked within {} s", PATIENCE.as_secs()))),
+            Ok(_) => await_word(&self.word, b'S', -1),
+            Err(errno) => Err(LaunchError::new("launcher", "hearing from init", errno)),
+        };
+        match settled {
+            Ok(()) => Ok(Launched { pid: self.pid, pidfd: self.pidfd, applied: self.applied }),
+            Err(error) => {
+                self.end();
+                Err(error)
+            }
+        }
+    }
+
+    /// Does away with it.
+    pub fn end(self) {
+        end(&self.pidfd);
+    }
+}
+
+/// Ends a child of ours and reaps it, if nobody has done so before.
+fn end(pidfd: &OwnedFd) {
+    let _ = sys::pidfd_kill(pidfd.as_raw_fd(), libc::SIGKILL);
+    sys::pidfd_reap(pidfd.as_raw_fd());
+}
+
+/// Has a seed fork an agent. When this returns the sandbox stands, and the seed has its order.
 ///
 /// The identity's ids lie within those of the seed. `hand` sends descriptors to the seed, which gives them to
 /// [`fork_agent`].
-pub fn launch_forked(mut launch: Launch, seed: &Seed, hand: Hand) -> Result<Launched, LaunchError> {
+pub fn launch_forked(mut launch: Launch, seed: &Seed, hand: Hand) -> Result<Ordered, LaunchError> {
     check(&launch, false)?;
     let plan = &launch.prepared.plan;
     if plan.level != Level::L3 {
@@ -117,12 +190,13 @@ pub fn launch_forked(mut launch: Launch, seed: &Seed, hand: Hand) -> Result<Laun
             seed.user_namespace.as_raw_fd(),
             launch.prepared.proc.as_raw_fd(),
         ];
+        kept.extend(seed.processes.as_ref().map(AsRawFd::as_raw_fd));
         kept.extend(doors.iter().map(AsRawFd::as_raw_fd).chain(launch.status).chain(launch.denials));
         kept.extend(launch.hooks.as_ref().map(|hooks| hooks.keep()).unwrap_or_default());
         crate::init::close_all_but(kept);
         let error = match bear(&launch, seed) {
-            Ok(Some(pid)) => {
-                let _ = sys::write(born_write.as_raw_fd(), &pid.to_le_bytes());
+            Ok(Some([midwife, pid])) => {
+                let _ = sys::write(born_write.as_raw_fd(), &[midwife.to_le_bytes(), pid.to_le_bytes()].concat());
                 sys::exit_now(0)
             }
             Ok(None) => sandbox::run_for_fork(&mut launch, root, &doors, go_read, &report_write, link),
@@ -133,15 +207,18 @@ pub fn launch_forked(mut launch: Launch, seed: &Seed, hand: Hand) -> Result<Laun
     }
     let helper = helper.unwrap_or(-1);
     drop((go_read, report_write, born_write, link));
-    let mut pid = [0u8; 4];
-    let born = sys::read(born_read.as_raw_fd(), &mut pid);
+    let mut pids = [0u8; 8];
+    let born = sys::read(born_read.as_raw_fd(), &mut pids);
+    let [midwife, pid] = [&pids[..4], &pids[4..]].map(|raw| raw.try_into().map(i32::from_le_bytes).unwrap_or(-1));
     let _ = sys::wait(helper, 0);
-    if born != Ok(4) {
+    if born == Ok(8) && midwife != helper {
+        let _ = sys::wait(midwife, 0);
+    }
+    if born != Ok(8) {
         return Err(await_word(&report_read, b'R', PATIENCE_MS)
             .err()
             .unwrap_or_else(|| LaunchError::refused("seed", "the helper died before there was an init")));
     }
-    let pid = i32::from_le_bytes(pid);
     let pidfd = sys::pidfd_open(pid).map_err(failed("opening init"))?;
     let whole = || -> Result<(), LaunchError> {
         release(&mut launch, pid, &pidfd, &go_write)?;
@@ -161,23 +238,37 @@ pub fn launch_forked(mut launch: Launch, seed: &Seed, hand: Hand) -> Result<Laun
         descriptors.extend(own.iter().map(|fd| sys::borrow(fd.as_raw_fd())));
         hand(&descriptors).map_err(|error| LaunchError::refused("seed", format!("it takes no order: {error}")))?;
         drop((descriptors, far_link));
-        await_word(&report_read, b'S', PATIENCE_MS)
+        Ok(())
     };
     match whole() {
-        Ok(()) => Ok(Launched { pid, pidfd, applied: Applied::of(plan, &launch) }),
+        Ok(()) => {
+            let (deadline, applied) = (Instant::now() + PATIENCE, Applied::of(plan, &launch));
+            Ok(Ordered { pid, pidfd, word: report_read, deadline, applied })
+        }
         Err(error) => {
-            let _ = sys::pidfd_kill(pidfd.as_raw_fd(), libc::SIGKILL);
-            let _ = sys::wait(pid, 0);
+            end(&pidfd);
             Err(error)
         }
     }
 }
 
-/// In the helper: become the seed's user in its namespace, and bear init, a child of the launcher. `None` in init.
-fn bear(launch: &Launch, seed: &Seed) -> Result<Option<i32>, LaunchError> {
+/// In the helper: become the seed's user in its namespace, and bear init, a child of the launcher. Gives the ids of whoever
+/// has borne it and of init, as the launcher has them; `None` in init.
+fn bear(launch: &Launch, seed: &Seed) -> Result<Option<[i32; 2]>, LaunchError> {
     let failed = |what: &'static str| move |errno| LaunchError::new("seed", what, errno);
     sys::setns(seed.user_namespace.as_raw_fd(), libc::CLONE_NEWUSER as u64)
         .map_err(failed("entering its user namespace"))?;
+    if let Some(processes) = &seed.processes {
+        sys::setns(processes.as_raw_fd(), libc::CLONE_NEWPID as u64)
+            .map_err(failed("entering its namespace of processes"))?;
+        // Only who is born from now on is in there.
+        // SAFETY: a copy of a process that had one thread.
+        if let Side::Parent(..) = unsafe { sys::fork_into(libc::CLONE_PARENT as u64, None) }
+            .map_err(failed("making a process in its namespace"))?
+        {
+            sys::exit_now(0);
+        }
+    }
     sys::clear_groups().map_err(failed("leaving the launcher's groups"))?;
     sys::set_gid(seed.owner.1).and_then(|()| sys::set_uid(seed.owner.0)).map_err(failed("becoming its user"))?;
     // Else init's maps could not be written: their files would belong to the host's root.
@@ -186,9 +277,12 @@ fn bear(launch: &Launch, seed: &Seed) -> Result<Option<i32>, LaunchError> {
     // SAFETY: a copy of a process that had one thread.
     match unsafe { sys::fork_into(namespaces as u64, None) }.map_err(failed("making the namespaces"))? {
         Side::Child => Ok(None),
-        Side::Parent(pid, _) => {
+        Side::Parent(_, pidfd) => {
+            let proc = launch.prepared.proc.as_raw_fd();
+            let own = sys::own_pid_in(proc).map_err(failed("finding itself"))?;
+            let pid = sys::pid_in(proc, pidfd.as_raw_fd()).map_err(failed("finding init"))?;
             map_ids(launch, seed.first_id, pid)?;
-            Ok(Some(pid))
+            Ok(Some([own, pid]))
         }
     }
 }
@@ -226,14 +320,18 @@ pub enum Forked {
     Agent,
 }
 
-/// Fork the calling process (which must have one thread) into the namespaces of a parcel.
-pub fn fork_agent(parcel: &Parcel) -> Result<Forked, Errno> {
+/// Fork the calling process (which must have one thread) into the namespaces of a parcel. A seed ignores SIGCHLD, and so
+/// has the kernel reap its forks; an agent cannot, and leaves them to its init with `to_init`.
+pub fn fork_agent(parcel: &Parcel, to_init: bool) -> Result<Forked, Errno> {
     let mut calls = [[0i64; 2]; NAMESPACES.len()];
     for ((call, namespace), (_, kind)) in calls.iter_mut().zip(&parcel.namespaces).zip(NAMESPACES) {
         *call = [i64::from(namespace.as_raw_fd()), i64::from(kind)];
     }
     // SAFETY: the caller has one thread, and `calls` holds descriptors and kinds of namespaces.
-    let pid = unsafe { sys::fork_through(&calls) }?;
+    let pid = unsafe { sys::fork_through(&calls, to_init) }?;
+    if pid != 0 && to_init {
+        let _ = sys::wait(pid, 0);
+    }
     Ok(if pid == 0 { Forked::Agent } else { Forked::Seed })
 }
 
@@ -243,7 +341,6 @@ impl Parcel {
     pub fn put_on(self, plan: &Plan) -> Result<usize, LaunchError> {
         let failed = |layer: &'static str, what: &'static str| move |errno| LaunchError::new(layer, what, errno);
         sys::new_session().map_err(failed("launcher", "starting a session"))?;
-        sys::default_signals(1 << (libc::SIGCHLD - 1));
         for door in &self.doors {
             sys::write(door.as_raw_fd(), b"0").map_err(failed("cgroup", "moving into the cgroup"))?;
         }
@@ -273,8 +370,10 @@ impl Parcel {
         // Changed ids made it undumpable; a program that was executed is not.
         let _ = sys::prctl(libc::PR_SET_DUMPABLE, 1, 0);
         drop(confinement);
+        outcome?;
+        sys::write(link_at, b"k").map_err(failed("launcher", "telling init that we are confined"))?;
         drop(link);
-        outcome.map(|()| passed)
+        Ok(passed)
     }
 }
 
@@ -293,6 +392,9 @@ pub(super) fn await_program(link: &OwnedFd, notes: bool) -> Result<(i32, Option<
     } else {
         None
     };
+    if sys::read(link.as_raw_fd(), &mut [0u8; 1]).map_err(failed("hearing from its child"))? != 1 {
+        return Err(LaunchError::refused("seed", "its child could not be confined"));
+    }
     Ok((i32::from_le_bytes(pid), listener))
 }
 

@@ -20,7 +20,7 @@ mod l1;
 mod main_process;
 mod sandbox;
 
-pub use forked::{Forked, Hand, NETWORK, Parcel, Seed, fork_agent, launch_forked, own, seed_plan};
+pub use forked::{Forked, Hand, NETWORK, Ordered, Parcel, Seed, fork_agent, launch_forked, own, seed_plan};
 pub use into::launch_into;
 
 use crate::applied::Applied;

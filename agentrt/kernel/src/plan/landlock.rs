@@ -114,5 +114,15 @@ pub(crate) fn paths(policy: &Policy) -> Vec<(PathBuf, Access)> {
     {
         paths.extend(listed.into_iter().flatten().map(|path| (path, access)));
     }
+    if policy.checkpoints() {
+        // Mounts alone hold: they tell reading from writing, but not reading from executing.
+        for (_, access) in &mut paths {
+            *access = match *access {
+                Access::Read | Access::List => Access::Execute,
+                Access::Write if policy.workspace.as_ref().and_then(|w| w.execute) != Some(false) => Access::All,
+                other => other,
+            };
+        }
+    }
     paths
 }

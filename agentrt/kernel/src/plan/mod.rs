@@ -1,6 +1,6 @@
 //! A policy compiled for one host: everything concrete, nothing left to decide when an agent starts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -125,6 +125,19 @@ pub struct LandlockPlan {
     pub ports: Vec<(u16, u64)>,
 }
 
+/// What the egress proxy does for an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressPlan {
+    /// Whom it may be asked for: `host:port`, `*.host:port`.
+    pub rules: BTreeSet<String>,
+    /// Connections at once.
+    pub connections: Option<u64>,
+    /// Bytes a second, both ways together.
+    pub bytes_per_second: Option<u64>,
+    /// Names of secrets, and the origins that each is for.
+    pub secrets: BTreeMap<String, BTreeSet<String>>,
+}
+
 /// A resource limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceLimit {
@@ -159,7 +172,9 @@ pub struct Plan {
     /// The network's mode.
     pub network: NetworkMode,
     /// What the egress proxy may be asked for.
-    pub egress: BTreeSet<String>,
+    pub egress: EgressPlan,
+    /// It may be forked where its program says so.
+    pub checkpoints: bool,
     /// Landlock.
     pub landlock: LandlockPlan,
     /// The filter of system calls.
@@ -200,7 +215,7 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
     }
 
     let network = policy.network_mode();
-    let landlock = landlock::compile(policy, host, &mut lacking)?;
+    let mut landlock = landlock::compile(policy, host, &mut lacking)?;
     let calls = policy.system_calls.clone().unwrap_or_default();
     let workspace = workspace(policy, host)?;
     let mut record_denials = calls.record_denials.unwrap_or(level > Level::L1);
@@ -212,6 +227,11 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
         lacking(Layer::Denials, "system_calls.record_denials", "this kernel cannot tell denials".into())?;
         record_denials = false;
     }
+    if policy.checkpoints() {
+        // A domain cannot be left, and a filter has one note-taker: both would hold in forks, whose files and inits are others.
+        landlock.files = 0;
+        record_denials = false;
+    }
     let ports_listed = policy.network.as_ref().is_some_and(|n| n.connect.is_some() || n.bind.is_some());
     let rules = seccomp::Rules::new(&seccomp::Options {
         allow: calls.allow.unwrap_or_default(),
@@ -220,6 +240,7 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
         tcp_only: network == NetworkMode::Host && ports_listed,
         no_memory_programs: workspace.as_ref().is_some_and(|w| !w.execute),
         note: record_denials,
+        enter: policy.checkpoints(),
     });
 
     let mut binds = Vec::new();
@@ -249,13 +270,18 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
         return Err(PolicyError::at("capabilities.keep", problem));
     }
     let cgroup = limits::of_cgroup(policy, host, &mut lacking)?;
+    if policy.checkpoints() {
+        missing.push(Missing { layer: Layer::LandlockFiles, why: "its forks have other files".into() });
+        missing.push(Missing { layer: Layer::Denials, why: "its forks would have no record of their own".into() });
+    }
     Ok(Plan {
         level,
         root: policy.root.clone().unwrap_or_default(),
         binds,
         workspace,
         network,
-        egress: policy.network.as_ref().and_then(|n| n.egress.clone()).unwrap_or_default(),
+        egress: egress(policy),
+        checkpoints: policy.checkpoints(),
         landlock,
         filter: seccomp::compile(&rules),
         record_denials,
@@ -267,6 +293,16 @@ pub fn compile(policy: &Policy, host: &Host) -> Result<Plan, PolicyError> {
         cgroup,
         missing,
     })
+}
+
+fn egress(policy: &Policy) -> EgressPlan {
+    let network = policy.network.clone().unwrap_or_default();
+    EgressPlan {
+        rules: network.egress.unwrap_or_default(),
+        connections: network.egress_connections,
+        bytes_per_second: network.egress_bytes_per_second.map(|rate| rate.0),
+        secrets: network.secrets.unwrap_or_default(),
+    }
 }
 
 /// Harmless devices.

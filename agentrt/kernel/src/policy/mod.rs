@@ -2,7 +2,7 @@
 //!
 //! A document is data alone. [`crate::plan::compile`] turns it into a [`crate::plan::Plan`] for one host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -12,6 +12,7 @@ mod narrow;
 mod parse;
 mod size;
 
+pub use narrow::origin;
 pub use parse::PolicyError;
 pub(crate) use parse::nearest as parse_nearest;
 pub use size::Bytes;
@@ -67,6 +68,10 @@ pub struct Policy {
     /// Layers whose absence is reported instead of failing the start. Default: none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub optional: Option<BTreeSet<Layer>>,
+    /// Whether the agent may be forked where its program says so. Then it may enter namespaces, and has neither Landlock's
+    /// rules for files nor a record of denied calls. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub checkpoints: Option<bool>,
     /// Where the root file system comes from.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub root: Option<Root>,
@@ -184,6 +189,16 @@ pub struct Network {
     /// Names and ports (`host:port`, `*.host:port`) that may be reached by way of the egress proxy.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub egress: Option<BTreeSet<String>>,
+    /// Connections at once through the egress proxy. Default: as many as the daemon lets every agent have.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub egress_connections: Option<u64>,
+    /// Bytes a second through the egress proxy, both ways together. Default: as many as the daemon lets every agent move.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub egress_bytes_per_second: Option<Bytes>,
+    /// Secrets that the agent has as placeholders, by name: the origins (`https://host:port`, `http://host:port`) for
+    /// which the egress proxy puts the secret in the placeholder's place. `egress` lists each host and port as well.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub secrets: Option<BTreeMap<String, BTreeSet<String>>>,
 }
 
 /// System calls.
@@ -275,6 +290,11 @@ impl Policy {
     /// Whether the policy calls `layer` optional.
     pub fn is_optional(&self, layer: Layer) -> bool {
         self.optional.as_ref().is_some_and(|set| set.contains(&layer))
+    }
+
+    /// Whether the agent may be forked, with the default.
+    pub fn checkpoints(&self) -> bool {
+        self.checkpoints.unwrap_or_default()
     }
 
     /// The network's mode, with its default for the level.

@@ -1,6 +1,6 @@
 //! What a document may not say, and how two documents become one that allows no more than either.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use super::{Files, Limits, Network, NetworkMode, Policy, PolicyError, Root, WorkspacePolicy};
@@ -36,6 +36,7 @@ impl Policy {
                 return Err(PolicyError::at("workspace.path", problem));
             }
         }
+        self.check_checkpoints()?;
         self.check_network()?;
         self.check_system_calls()?;
         for name in self.capabilities.iter().flat_map(|c| c.keep.iter().flatten()) {
@@ -55,6 +56,22 @@ impl Policy {
         }
         let problem = format!("{} cannot be shown: {} is the agent's own inside", path.display(), own.display());
         Err(PolicyError::at(key, problem))
+    }
+
+    fn check_checkpoints(&self) -> Result<(), PolicyError> {
+        if !self.checkpoints() {
+            return Ok(());
+        }
+        let problem = if self.level() != super::Level::L3 {
+            "only an agent at L3 can be forked: leave level out, or checkpoints"
+        } else if self.workspace.as_ref().and_then(|w| w.kind) == Some(super::WorkspaceKind::Overlay) {
+            "an overlay cannot be copied for a fork: choose workspace.kind = \"tmpfs\""
+        } else if self.system_calls.as_ref().and_then(|calls| calls.record_denials) == Some(true) {
+            "the record of denied calls would be its forks' as well: leave system_calls.record_denials out"
+        } else {
+            return Ok(());
+        };
+        Err(PolicyError::at("checkpoints", problem))
     }
 
     fn check_network(&self) -> Result<(), PolicyError> {
@@ -80,7 +97,15 @@ impl Policy {
         for host in network.egress.iter().flatten() {
             egress(host).map_err(|problem| PolicyError::at("network.egress", problem))?;
         }
-        Ok(())
+        if network.egress_connections == Some(0) {
+            let problem = "0 is too little for any request: at least 1, or an empty egress";
+            return Err(PolicyError::at("network.egress_connections", problem));
+        }
+        if network.egress_bytes_per_second.is_some_and(|rate| rate.0 < LEAST_RATE) {
+            let problem = format!("it is too little for any request to end: at least {LEAST_RATE}");
+            return Err(PolicyError::at("network.egress_bytes_per_second", problem));
+        }
+        network.check_secrets()
     }
 
     fn check_system_calls(&self) -> Result<(), PolicyError> {
@@ -149,6 +174,7 @@ impl Policy {
             version: self.version,
             level,
             optional: both(&self.optional, &other.optional),
+            checkpoints: self.checkpoints.map(|mine| mine && other.checkpoints.unwrap_or(true)),
             root: same("root", &self.root, &other.root)?,
             files: Some(files(self.files.as_ref(), other.files.as_ref())),
             workspace: workspace(self.workspace.as_ref(), other.workspace.as_ref())?,
@@ -177,6 +203,56 @@ impl Policy {
         merged.check()?;
         Ok(merged)
     }
+}
+
+/// The least bytes a second through the egress proxy.
+const LEAST_RATE: u64 = 1024;
+
+impl Network {
+    fn check_secrets(&self) -> Result<(), PolicyError> {
+        let mut seen = BTreeMap::new();
+        for (name, origins) in self.secrets.iter().flatten() {
+            let key = format!("network.secrets.{name}");
+            let fail = |problem: String| Err(PolicyError::at(key.clone(), problem));
+            let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            if !letters || name.is_empty() || name.starts_with(|first: char| first.is_ascii_digit()) {
+                return fail(format!("{name:?} is no name of a variable: write letters, digits and '_'"));
+            }
+            for text in origins {
+                let (tls, at) = origin(text).map_err(|problem| PolicyError::at(key.clone(), problem))?;
+                if !self.lists(at) {
+                    return fail(format!("{at} is not in network.egress; list it there as well"));
+                }
+                if *seen.entry(at).or_insert(tls) != tls {
+                    return fail(format!("{at} is both an http and an https origin: the proxy could not tell which"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `egress` lists a host and port.
+    fn lists(&self, at: &str) -> bool {
+        let Some((host, port)) = at.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) else {
+            return false;
+        };
+        self.egress.iter().flatten().any(|rule| crate::explain::egress_matches(rule, host, port))
+    }
+}
+
+/// An origin of a secret: whether it is reached by TLS, and its `host:port`.
+pub fn origin(text: &str) -> Result<(bool, &str), String> {
+    let wrong =
+        || format!("{text:?} is no origin: write https://host:port or http://host:port, and one host by its name");
+    let (tls, at) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(at), _) => (true, at),
+        (None, Some(at)) => (false, at),
+        (None, None) => return Err(wrong()),
+    };
+    if at.starts_with('*') || egress(at).is_err() || at.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Err(wrong());
+    }
+    Ok((tls, at))
 }
 
 /// What both contain; unstated is the empty set, since deny is the default.
@@ -304,12 +380,25 @@ fn network(mine: &Policy, theirs: &Policy, level: super::Level) -> Option<Networ
         let merged = if theirs.is_some() { both(mine, theirs) } else { mine.clone() };
         if mode == NetworkMode::Host { merged } else { None }
     };
-    Some(Network {
+    let mut merged = Network {
         mode: Some(mode),
         connect: ports(&a.connect, &b.connect),
         bind: ports(&a.bind, &b.bind),
         egress: if b.egress.is_some() { both(&a.egress, &b.egress) } else { a.egress },
-    })
+        egress_connections: a.egress_connections.into_iter().chain(b.egress_connections).min(),
+        egress_bytes_per_second: a.egress_bytes_per_second.into_iter().chain(b.egress_bytes_per_second).min(),
+        secrets: None,
+    };
+    merged.secrets = a.secrets.map(|mine| {
+        let narrowed = mine.into_iter().map(|(name, mut origins)| {
+            let theirs = b.secrets.as_ref().map(|theirs| theirs.get(&name).cloned().unwrap_or_default());
+            origins.retain(|text| origin(text).is_ok_and(|(_, at)| merged.lists(at)));
+            origins.retain(|text| theirs.as_ref().is_none_or(|theirs| theirs.contains(text)));
+            (name, origins)
+        });
+        narrowed.filter(|(_, origins)| !origins.is_empty()).collect()
+    });
+    Some(merged)
 }
 
 fn limits(mine: Option<&Limits>, theirs: Option<&Limits>) -> Limits {

@@ -176,8 +176,17 @@ fn toml_of(value: &serde_json::Value) -> String {
         };
         out.push_str(&format!("\n[{key}]\n"));
         for (key, value) in inner {
-            out.push_str(&format!("{key} = {value}\n"));
+            out.push_str(&format!("{key} = {}\n", in_a_line(value)));
         }
     }
     out
+}
+
+/// A value of a table; a table in it stands in one line.
+fn in_a_line(value: &serde_json::Value) -> String {
+    let Some(table) = value.as_object() else {
+        return value.to_string();
+    };
+    let pairs: Vec<String> = table.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    format!("{{ {} }}", pairs.join(", "))
 }

@@ -32,6 +32,20 @@ fn what_is_wrong_is_said_with_its_place_and_what_would_be_right() {
         ("version = 1\nlevel = \"L2\"\n[network]\nmode = \"loopback\"", vec!["needs level L3"]),
         ("version = 1\n[network]\nconnect = [443]", vec!["mode = \"host\""]),
         ("version = 1\n[network]\negress = [\"http://x\"]", vec!["no host and port"]),
+        ("version = 1\nlevel = \"L2\"\ncheckpoints = true", vec!["line 3", "only an agent at L3"]),
+        ("version = 1\ncheckpoints = true\n[workspace]\nkind = \"overlay\"", vec!["line 2", "tmpfs"]),
+        ("version = 1\ncheckpoints = true\n[system_calls]\nrecord_denials = true", vec!["line 2", "record_denials"]),
+        ("version = 1\n[network]\negress_connections = 0", vec!["line 3", "at least 1"]),
+        ("version = 1\n[network]\negress_bytes_per_second = 9", vec!["line 3", "at least 1024"]),
+        ("version = 1\n[network.secrets]\nKEY = [\"https://a.org:443\"]", vec!["KEY", "not in network.egress"]),
+        ("version = 1\n[network.secrets]\nKEY = [\"https://*.a.org:443\"]", vec!["no origin"]),
+        ("version = 1\n[network.secrets]\nKEY = [\"https://a.org\"]", vec!["no origin"]),
+        ("version = 1\n[network.secrets]\nKEY = [\"a.org:443\"]", vec!["no origin"]),
+        ("version = 1\n[network.secrets]\n\"A-B\" = []", vec!["no name of a variable"]),
+        (
+            "version = 1\n[network]\negress = [\"a.org:80\"]\n[network.secrets]\nA = [\"http://a.org:80\"]\nB = [\"https://a.org:80\"]",
+            vec!["both an http and an https"],
+        ),
         ("version = 1\n[root]\nimage = \"latest\"", vec!["no digest"]),
         ("version = 1\n[workspace]\npath = \"/etc/x\"", vec!["line 3", "taken by the root"]),
         ("version = 1\n[files]\nread = [\"/tmp/x\"]", vec!["line 3", "files.read", "/tmp is the agent's own"]),
@@ -112,6 +126,7 @@ fn samples() -> Vec<Policy> {
             version: 1,
             level,
             optional: some(2).then(|| BTreeSet::from([Layer::CgroupIo, Layer::Denials])),
+            checkpoints: some(3).then(|| some(2)),
             files: some(2).then(|| Files {
                 read: Some(paths.clone()),
                 execute: some(2).then_some(more),
@@ -127,6 +142,14 @@ fn samples() -> Vec<Policy> {
                 connect: ports(some(2)),
                 bind: ports(some(2)),
                 egress: some(2).then(|| BTreeSet::from(["a.org:443".to_owned(), "*.b.org:80".to_owned()])),
+                egress_connections: some(2).then(|| 1 + u64::from(some(2))),
+                egress_bytes_per_second: some(2).then(|| Bytes(if some(2) { 1024 } else { 4096 })),
+                secrets: some(3).then(|| {
+                    let origins = |list: &[&str]| list.iter().map(|o| (*o).to_owned()).collect();
+                    let two = origins(&["https://a.org:443", "http://x.b.org:80"]);
+                    let key = if some(2) { two } else { origins(&["https://a.org:443"]) };
+                    [("KEY".to_owned(), key)].into()
+                }),
             }),
             system_calls: some(2).then(|| SystemCalls {
                 allow: calls(some(2), &["ptrace", "userfaultfd"]),
@@ -204,6 +227,20 @@ fn merging_only_narrows() {
             assert!(memory(&merged) <= memory(one));
             let processes = |policy: &Policy| policy.limits.clone().unwrap_or_default().processes.unwrap_or(256);
             assert!(processes(&merged) <= processes(one));
+            let network = |policy: &Policy| policy.network.clone().unwrap_or_default();
+            let (before, second, after) = (network(one), network(other), network(&merged));
+            for limits in [&before, &second] {
+                let none = u64::MAX;
+                assert!(after.egress_connections.unwrap_or(none) <= limits.egress_connections.unwrap_or(none));
+                let rate = |network: &Network| network.egress_bytes_per_second.map_or(none, |rate| rate.0);
+                assert!(rate(&after) <= rate(limits));
+            }
+            for (name, origins) in after.secrets.iter().flatten() {
+                let of = |network: &Network| network.secrets.clone().unwrap_or_default().remove(name);
+                assert!(origins.is_subset(&of(&before).unwrap_or_default()));
+                assert!(second.secrets.is_none() || origins.is_subset(&of(&second).unwrap_or_default()));
+            }
+            assert!(one.checkpoints() && other.checkpoints != Some(false) || !merged.checkpoints());
             assert!(merged.optional.clone().unwrap_or_default().is_subset(&one.optional.clone().unwrap_or_default()));
         }
     }

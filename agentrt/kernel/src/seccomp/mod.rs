@@ -95,6 +95,8 @@ pub struct Options {
     pub no_memory_programs: bool,
     /// Denied calls are noted.
     pub note: bool,
+    /// Namespaces may be entered.
+    pub enter: bool,
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Processes, credentials, filters, limits, signals.
 
 use std::ffi::CStr;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use super::{Errno, Result, check, descriptor};
 
@@ -271,14 +271,14 @@ pub fn pidfd_exit_status(pidfd: RawFd) -> Option<i32> {
 /// the given calls of `setns`, descriptor and kind, then forks and ends. Its child, which is ours by descent, is a copy of
 /// us in those namespaces. Gives 0 in the copy; in us something above, also where a call failed and there is no copy.
 ///
-/// SIGCHLD has to be ignored: both children are reaped by the kernel.
+/// The copy is our child, and so is the process that made it. With `orphan` the copy is nobody's, and comes to process 1.
 ///
 /// # Safety
 /// The calling process must have one thread.
 #[cfg(target_arch = "x86_64")]
-pub unsafe fn fork_through(calls: &[[i64; 2]]) -> Result<i32> {
+pub unsafe fn fork_through(calls: &[[i64; 2]], orphan: bool) -> Result<i32> {
     let first = (libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD) as i64;
-    let mut second = (libc::CLONE_PARENT | libc::SIGCHLD) as i64;
+    let mut second = (if orphan { 0 } else { libc::CLONE_PARENT } | libc::SIGCHLD) as i64;
     // Where the C library keeps the id of this thread, it is to find that of the copy.
     let mut id_at = 0u64;
     // SAFETY: PR_GET_TID_ADDRESS writes one pointer.
@@ -333,6 +333,37 @@ pub unsafe fn fork_through(calls: &[[i64; 2]]) -> Result<i32> {
         );
     }
     if got < 0 { Err(Errno(-got as i32)) } else { Ok(got as i32) }
+}
+
+/// Our own process id, as a procfs has it.
+pub fn own_pid_in(proc: RawFd) -> Result<i32> {
+    let mut name = [0u8; 16];
+    // SAFETY: the buffer is live, and its length is given.
+    let got = check(unsafe { libc::readlinkat(proc, c"self".as_ptr(), name.as_mut_ptr().cast(), name.len()) as _ })?;
+    number(&name[..got as usize])
+}
+
+/// The process id behind a pidfd, as a procfs has it.
+pub fn pid_in(proc: RawFd, pidfd: RawFd) -> Result<i32> {
+    let path = crate::root::c(format!("self/fdinfo/{pidfd}").as_bytes());
+    let file = super::openat(proc, &path, libc::O_RDONLY, 0)?;
+    let mut text = [0u8; 512];
+    let got = super::read(file.as_raw_fd(), &mut text)?;
+    let line = text[..got].split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Pid:"));
+    number(line.unwrap_or_default().trim_ascii())
+}
+
+fn number(text: &[u8]) -> Result<i32> {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).filter(|pid| *pid > 0).ok_or(Errno(libc::ESRCH))
+}
+
+/// Wait for the child behind a pidfd, if it is one that nobody has reaped.
+pub fn pidfd_reap(pidfd: RawFd) {
+    // SAFETY: an all-zero siginfo is valid, and lives as long as the call.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(libc::P_PIDFD, pidfd as libc::id_t, &raw mut info, libc::WEXITED);
+    }
 }
 
 /// Wait for a child: its id and wait status; `None` where there is none to reap (with `WNOHANG`).

@@ -25,6 +25,7 @@ impl Agent {
         // A policy that does not compile here any more does not end what runs under it; only its next start fails.
         let _ = self.load_plan();
         self.take_up_workspace().await;
+        self.take_up_secrets().await;
         if self.record.boot_id != clock::boot_id() {
             return self.after_boot();
         }
@@ -99,7 +100,7 @@ impl Agent {
 
     /// The socket of the egress proxy was the daemon's before, and is gone with it: another one in its place.
     async fn take_up_egress(&mut self) {
-        if self.plan.as_ref().is_none_or(|(_, plan)| plan.egress.is_empty()) {
+        if self.plan.as_ref().is_none_or(|(_, plan)| plan.egress.rules.is_empty()) {
             return;
         }
         let pidfd = self.run.as_ref().and_then(|run| run.pidfd.as_ref());

@@ -8,6 +8,7 @@ use crate::{clock, random, status};
 use agent_kernel::cgroup::{Cgroup, Stats};
 use rustix::process::{Signal, pidfd_send_signal};
 use std::fs::File;
+use std::path::Path;
 
 impl Agent {
     /// The init is dead, and with it every process of the sandbox.
@@ -33,14 +34,12 @@ impl Agent {
 
     /// Init recorded the end of the present run.
     pub(super) fn has_ended_record(&self) -> bool {
-        let ended = File::open(self.shared.dir.join("status")).ok().and_then(|f| status::Ended::read(&f).ok());
-        ended.is_some_and(|e| e.set == 1 && e.run == self.record.run)
+        ended_record(&self.shared.dir, self.record.run).is_some()
     }
 
     /// The reason of an end, from what init recorded, what the cgroup counted and what the runtime itself decided.
     fn explain(&self, before: &Stats, after: Option<&Stats>) -> Exit {
-        let ended = File::open(self.shared.dir.join("status")).ok().and_then(|f| status::Ended::read(&f).ok());
-        let status = ended.filter(|e| e.set == 1 && e.run == self.record.run).map(|e| e.wait_status as i32);
+        let status = ended_record(&self.shared.dir, self.record.run).map(|ended| ended.wait_status as i32);
         let rose = |field: fn(&Stats) -> Option<u64>| {
             after.and_then(field).unwrap_or(0).saturating_sub(field(before).unwrap_or(0))
         };
@@ -65,7 +64,7 @@ impl Agent {
         let out_of_time = signal == libc::SIGKILL && cpu_limit.is_some_and(|s| rose(|s| s.cpu_usec) >= s * 800_000);
         match (status, signal) {
             (Some(_), _) if out_of_time => with(Reason::Limit, "cpu-time: it used up its CPU seconds".into()),
-            (None, _) => with(Reason::Killed, "its sandbox was killed from outside of the runtime".into()),
+            (None, _) => with(Reason::Killed, self.killed_by()),
             (_, libc::SIGSYS) => {
                 with(Reason::Policy, "it made a system call that its policy forbids on pain of death".into())
             }
@@ -74,6 +73,20 @@ impl Agent {
             (_, 0) => with(Reason::Exited, format!("exit code {code}")),
             (_, signal) => with(Reason::Signal, format!("signal {signal}")),
         }
+    }
+
+    /// Who has killed it, as far as that can be told.
+    fn killed_by(&self) -> String {
+        let origin = &self.record.forked_from;
+        // The kernel ends what is beneath first: the one that it was forked from may be known to have ended only later.
+        let ends = |origin: &super::Shared| {
+            let record = origin.record();
+            !matches!(record.state, State::Running | State::Paused) || ended_record(&origin.dir, record.run).is_some()
+        };
+        if origin.is_empty() || self.context.agent(origin).is_ok_and(|origin| !ends(&origin)) {
+            return "its sandbox was killed from outside of the runtime".into();
+        }
+        format!("agent {origin}, which it was forked from, has ended, and all beneath it with it")
     }
 
     /// After an end: stay, or wait for the next start.
@@ -173,4 +186,10 @@ impl Agent {
         }
         self.end_waiting(Await::Deleted, &outcome);
     }
+}
+
+/// What init recorded of the end of a run.
+fn ended_record(dir: &Path, run: u64) -> Option<status::Ended> {
+    let ended = status::Ended::read(&File::open(dir.join("status")).ok()?).ok()?;
+    (ended.set == 1 && ended.run == run).then_some(ended)
 }

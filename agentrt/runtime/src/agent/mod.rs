@@ -3,11 +3,15 @@
 mod adopted;
 mod claimed;
 mod ending;
+mod fork;
 pub mod health;
 mod run;
+pub mod secrets;
 mod timers;
 mod verbs;
 mod workspace;
+
+pub use fork::Origin;
 
 use crate::context::Context;
 use crate::fault::{Fault, internal};
@@ -38,6 +42,8 @@ pub struct Shared {
     commands: mpsc::Sender<Command>,
     /// Execs and attaches that go on.
     pub sessions: AtomicU32,
+    /// Held by whoever has it forked: one after the other.
+    pub forks: tokio::sync::Mutex<()>,
 }
 
 pub enum Verb {
@@ -62,6 +68,8 @@ pub enum Command {
     Enter(oneshot::Sender<Result<Grant, Fault>>),
     /// Somebody wants to copy: the workspace, whether the agent runs or not.
     Workspace(oneshot::Sender<Result<Place, Fault>>),
+    /// Somebody wants forks of it.
+    Fork(oneshot::Sender<Result<Origin, Fault>>),
     /// Journal an event that changes no state.
     Note {
         kind: &'static str,
@@ -116,7 +124,17 @@ impl Shared {
         let id = record.id.clone();
         let record = Mutex::new(record);
         (
-            Arc::new(Shared { id, dir, spec, settings, record, revision, commands, sessions: AtomicU32::new(0) }),
+            Arc::new(Shared {
+                id,
+                dir,
+                spec,
+                settings,
+                record,
+                revision,
+                commands,
+                sessions: AtomicU32::new(0),
+                forks: Default::default(),
+            }),
             receiver,
         )
     }
@@ -167,6 +185,8 @@ pub struct Agent {
     pub(super) plan: Option<(Arc<PlanText>, Arc<Plan>)>,
     /// The top of its workspace, held here too: so that it outlives the spawner that made it.
     pub(super) workspace: Option<OwnedFd>,
+    /// Texts of the secrets that it has as placeholders.
+    pub(super) secrets: secrets::Texts,
 }
 
 /// What a request waits for.
@@ -178,9 +198,9 @@ pub enum Await {
 }
 
 impl Agent {
-    pub fn new(context: Arc<Context>, shared: Arc<Shared>) -> Agent {
+    pub fn new(context: Arc<Context>, shared: Arc<Shared>, secrets: secrets::Texts) -> Agent {
         let record = shared.record();
-        Agent { context, shared, record, run: None, waiting: Vec::new(), plan: None, workspace: None }
+        Agent { context, shared, record, run: None, waiting: Vec::new(), plan: None, workspace: None, secrets }
     }
 
     /// The task. Ends when the agent is deleted.
@@ -217,6 +237,10 @@ impl Agent {
             Command::Workspace(reply) => {
                 let place = self.place().await;
                 let _ = reply.send(place);
+            }
+            Command::Fork(reply) => {
+                let origin = self.origin().await;
+                let _ = reply.send(origin);
             }
             Command::Note { kind, detail } => self.commit(self.record.state, kind, &detail, None, Vec::new()),
         }

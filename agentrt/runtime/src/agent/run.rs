@@ -21,7 +21,8 @@ const TRIES: u32 = 3;
 impl Agent {
     /// Starts a run. With a ticket somebody asked for it and is told; without, a restart is due.
     pub(super) async fn start(&mut self, ticket: Option<Ticket>) {
-        let (plan, _) = match self.load_plan() {
+        let loaded = self.load_plan();
+        let (plan, _) = match self.check_secrets().and(loaded) {
             Ok(plan) => plan,
             Err(fault) => match ticket {
                 Some(ticket) => return ticket.end(Outcome::Failed(fault)),
@@ -112,6 +113,7 @@ impl Agent {
         plan: Arc<PlanText>,
         cgroup: Option<&Handle>,
     ) -> Result<(Process, OwnedFd, Vec<String>), CallError> {
+        self.keep_secrets().await.map_err(|fault| CallError::Refused(fault.message))?;
         let spec = &self.shared.spec;
         let ask = LaunchAsk {
             agent: self.record.id.clone(),
@@ -249,19 +251,21 @@ impl Agent {
         self.end_waiting(Await::Running, &outcome);
     }
 
-    /// What its program finds in its environment: what it was given, and where the egress proxy is.
+    /// What its program finds in its environment: what it was given, placeholders, and where the egress proxy is.
     pub(super) fn environment(&self) -> Vec<(String, String)> {
         let given = self.shared.spec.env.iter().map(|(k, v)| (k.clone(), v.clone()));
-        let egress = self.plan.as_ref().is_some_and(|(_, plan)| !plan.egress.is_empty());
+        let egress = self.plan.as_ref().is_some_and(|(_, plan)| !plan.egress.rules.is_empty());
         let usual = if egress { crate::egress::environment() } else { Vec::new() };
-        usual.into_iter().filter(|(name, _)| !self.shared.spec.env.contains_key(name)).chain(given).collect()
+        let placeholders = self.record.placeholders.clone();
+        let usual = usual.into_iter().filter(|(name, _)| !self.shared.spec.env.contains_key(name));
+        usual.chain(placeholders).chain(given).collect()
     }
 
     /// Lets the proxy serve what connects to a socket in the agent's network.
     pub(super) async fn serve_egress(&self, listener: OwnedFd) {
         let Some((_, plan)) = &self.plan else { return };
-        let rules = plan.egress.iter().cloned().collect();
-        if let Err(e) = self.context.egress.serve(&self.record.id, rules, listener).await {
+        let secrets = self.proxied_secrets(&plan.egress);
+        if let Err(e) = self.context.egress.serve(&self.record.id, &plan.egress, secrets, listener).await {
             eprintln!("agent {}: the egress proxy does not serve it: {e}", self.record.id);
         }
     }

@@ -2,6 +2,7 @@
 
 mod act;
 mod client;
+mod fork;
 mod forward;
 mod image;
 mod policy;
@@ -89,6 +90,9 @@ enum Command {
     /// An agent of a template, running at once
     #[command(after_help = "Example:\n  gpve-agentrt claim search -- -c 'print(\"hello\")'")]
     Claim(template::Claim),
+    /// Agents that go on from where another one waits
+    #[command(after_help = "Example:\n  gpve-agentrt fork my-agent -n 8")]
+    Fork(fork::Fork),
     /// Images that agents' roots can be made of; needs no daemon
     #[command(subcommand)]
     Image(image::Image),
@@ -145,6 +149,7 @@ impl Command {
             Command::Resume(args) => act::resume(&mut client, args).await,
             Command::Template(command) => template::template(&mut client, command).await,
             Command::Claim(args) => template::claim(&mut client, args).await,
+            Command::Fork(args) => fork::fork(&mut client, args).await,
             Command::Daemon(_) | Command::EgressProxy(_) | Command::Policy(_) | Command::Image(_) => {
                 unreachable!("they do not talk to a daemon")
             }

@@ -36,6 +36,9 @@ pub struct Run {
     /// Label (NAME=VALUE); may be given again
     #[arg(long, short)]
     label: Vec<String>,
+    /// A secret that the policy names in network.secrets (NAME=FILE): the agent gets a placeholder; may be given again
+    #[arg(long)]
+    secret: Vec<String>,
     /// Bytes of memory, also as 256K, 256M, 2G
     #[arg(long, value_parser = bytes, default_value = "0", hide_default_value = true)]
     memory: u64,
@@ -127,6 +130,15 @@ pub fn pairs(what: &str, given: &[String]) -> Result<BTreeMap<String, String>, S
     given.iter().map(split).collect()
 }
 
+/// The texts of secrets, from NAME=FILE.
+pub fn secrets(given: &[String]) -> Result<BTreeMap<String, String>, String> {
+    let read = |(name, file): (String, String)| {
+        let text = std::fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
+        Ok((name, text.trim_end_matches('\n').to_owned()))
+    };
+    pairs("secret", given)?.into_iter().map(read).collect()
+}
+
 pub async fn run(client: &mut Client, args: Run) -> Done {
     use pb::restart_policy::When;
     let policy = match &args.policy {
@@ -149,7 +161,8 @@ pub async fn run(client: &mut Client, args: Run) -> Done {
         idle_pause_ms: args.idle_pause_ms,
         ..Default::default()
     };
-    let request = pb::CreateRequest { id: args.id.unwrap_or_default(), spec: Some(spec), ..Default::default() };
+    let (id, secrets) = (args.id.unwrap_or_default(), secrets(&args.secret)?);
+    let request = pb::CreateRequest { id, spec: Some(spec), secrets, ..Default::default() };
     let created = client.create(request).await.map_err(said)?.into_inner().agent.unwrap_or_default();
     let id = created.id;
     let started = match client.start(pb::StartRequest { id: id.clone(), ..Default::default() }).await {

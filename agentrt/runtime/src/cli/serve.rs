@@ -1,7 +1,8 @@
 //! `gpve-agentrt daemon`.
 
 use crate::daemon;
-use crate::egress::proxy::{self, Limits};
+use crate::egress::client::Options;
+use crate::egress::{Limits, proxy};
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +27,9 @@ pub struct Daemon {
     /// Bytes a second that an agent may move through the egress proxy, both ways together; 0: no limit
     #[arg(long, default_value_t = 0)]
     egress_bytes_per_s: u64,
+    /// Certificates of the authorities that the egress proxy trusts where it speaks TLS itself (PEM)
+    #[arg(long, default_value = "/etc/ssl/certs/ca-certificates.crt")]
+    egress_authorities: PathBuf,
     /// A user id that is served beside root and the daemon's own; may be given again
     #[arg(long = "allow-user")]
     allow_user: Vec<u32>,
@@ -39,7 +43,10 @@ pub fn daemon(args: Daemon, socket: PathBuf) -> Result<ExitCode, String> {
     let spawners = if args.spawners == 0 { cpus.min(4) } else { args.spawners };
     // The spawners and the agents' directories are known by this path, from whichever directory the daemon is started.
     let root = std::path::absolute(&args.root).map_err(|e| format!("{}: {e}", args.root.display()))?;
-    let egress = Limits { connections: args.egress_connections.max(1), bytes_per_s: args.egress_bytes_per_s };
+    let limits = Limits { connections: args.egress_connections.max(1), bytes_per_s: args.egress_bytes_per_s };
+    let authorities = std::path::absolute(&args.egress_authorities);
+    let authorities = authorities.map_err(|e| format!("{}: {e}", args.egress_authorities.display()))?;
+    let egress = Options { limits, authorities };
     daemon::run(daemon::Options { egress, root, socket, spawner, spawners, allowed: args.allow_user, seed_library })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -47,13 +54,10 @@ pub fn daemon(args: Daemon, socket: PathBuf) -> Result<ExitCode, String> {
 /// Started by the daemon, which speaks on descriptor 3.
 #[derive(Args)]
 pub struct EgressProxy {
-    #[arg(long)]
-    connections: usize,
-    #[arg(long)]
-    bytes_per_s: u64,
+    authorities: PathBuf,
 }
 
 pub fn egress_proxy(args: EgressProxy) -> Result<ExitCode, String> {
-    proxy::run(Limits { connections: args.connections, bytes_per_s: args.bytes_per_s })?;
+    proxy::run(args.authorities)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! Templates, and agents claimed from them.
 
 use super::client::{Client, json, said};
-use super::run::{Then, pairs};
+use super::run::{Then, pairs, secrets};
 use crate::pb;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -92,7 +92,8 @@ pub struct Claim {
     /// Label (NAME=VALUE); may be given again
     #[arg(long, short)]
     label: Vec<String>,
-    /// A secret (NAME=FILE): the agent finds its text behind the descriptor GPVE_SECRET_NAME_FD; may be given again
+    /// A secret (NAME=FILE): a placeholder where the policy names it in network.secrets, else its text behind the
+    /// descriptor GPVE_SECRET_NAME_FD; may be given again
     #[arg(long)]
     secret: Vec<String>,
     /// Milliseconds that it lives at most
@@ -164,11 +165,6 @@ async fn ls(client: &mut Client, args: Ls) -> Done {
 }
 
 pub async fn claim(client: &mut Client, args: Claim) -> Done {
-    let mut secrets = std::collections::BTreeMap::new();
-    for (name, file) in pairs("secret", &args.secret)? {
-        let text = text_of(&Some(file.into()))?;
-        secrets.insert(name, text.trim_end_matches('\n').to_owned());
-    }
     let request = pb::ClaimRequest {
         template: args.template,
         id: args.id.unwrap_or_default(),
@@ -176,7 +172,7 @@ pub async fn claim(client: &mut Client, args: Claim) -> Done {
         env: pairs("env", &args.env)?,
         labels: pairs("label", &args.label)?,
         ttl_ms: args.ttl_ms,
-        secrets,
+        secrets: secrets(&args.secret)?,
         ..Default::default()
     };
     let agent = client.claim(request).await.map_err(said)?.into_inner().agent.unwrap_or_default();

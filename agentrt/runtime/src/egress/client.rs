@@ -1,13 +1,15 @@
 //! The daemon's side of the proxy: starts its process when the first agent needs it, and again when it dies.
 
-use super::proxy::Limits;
-use super::{Ask, Usage};
+use super::secret::Secret;
+use super::{Ask, Limits, Terms, Usage};
 use crate::spawner::{protocol::MOST_BYTES, wire};
+use agent_kernel::plan::EgressPlan;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
@@ -19,28 +21,44 @@ const PATIENCE: Duration = Duration::from_secs(2);
 struct State {
     control: Option<AsyncFd<OwnedFd>>,
     /// All that is served: kept, so that a proxy that dies loses nothing.
-    served: HashMap<String, (Vec<String>, OwnedFd)>,
+    served: HashMap<String, (Terms, OwnedFd)>,
 }
 
 /// The proxy, whether it runs or not.
 pub struct Egress {
-    limits: Limits,
+    options: Options,
     state: Mutex<State>,
 }
 
+/// What holds for all agents.
+#[derive(Clone)]
+pub struct Options {
+    pub limits: Limits,
+    /// Certificates of the authorities that the proxy trusts where it speaks TLS itself (PEM).
+    pub authorities: PathBuf,
+}
+
 impl Egress {
-    pub fn new(limits: Limits) -> Egress {
-        Egress { limits, state: Mutex::new(State { control: None, served: HashMap::new() }) }
+    pub fn new(options: Options) -> Egress {
+        Egress { options, state: Mutex::new(State { control: None, served: HashMap::new() }) }
     }
 
-    /// Serves what connects to `listener`, by an agent's rules.
-    pub async fn serve(&self, agent: &str, rules: Vec<String>, listener: OwnedFd) -> io::Result<()> {
+    /// Serves what connects to `listener`, as an agent's plan says, and with its secrets.
+    pub async fn serve(
+        &self,
+        agent: &str,
+        plan: &EgressPlan,
+        secrets: Vec<Secret>,
+        listener: OwnedFd,
+    ) -> io::Result<()> {
+        let limits = self.options.limits.narrowed(plan);
+        let terms = Terms { rules: plan.rules.iter().cloned().collect(), limits, secrets };
         let mut state = self.state.lock().await;
-        state.served.insert(agent.to_owned(), (rules, listener));
+        state.served.insert(agent.to_owned(), (terms, listener));
         if state.control.is_some() && state.say_serve(agent).is_ok() {
             return Ok(());
         }
-        state.start(self.limits)
+        state.start(&self.options)
     }
 
     pub async fn forget(&self, agent: &str) {
@@ -58,7 +76,7 @@ impl Egress {
         }
         let ask = Ask::Usage { agent: agent.to_owned() };
         if state.say(&ask, None).is_err() {
-            let _ = state.start(self.limits);
+            let _ = state.start(&self.options);
             return Usage::default();
         }
         match tokio::time::timeout(PATIENCE, state.hear()).await {
@@ -84,7 +102,7 @@ impl Egress {
             matches!(peeked, Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET))
         });
         if dead && !state.served.is_empty() {
-            let _ = state.start(self.limits);
+            let _ = state.start(&self.options);
         }
     }
 }
@@ -98,8 +116,8 @@ impl State {
     }
 
     fn say_serve(&self, agent: &str) -> io::Result<()> {
-        let Some((rules, listener)) = self.served.get(agent) else { return Ok(()) };
-        self.say(&Ask::Serve { agent: agent.to_owned(), rules: rules.clone() }, Some(listener))
+        let Some((terms, listener)) = self.served.get(agent) else { return Ok(()) };
+        self.say(&Ask::Serve { agent: agent.to_owned(), terms: terms.clone() }, Some(listener))
     }
 
     async fn hear(&self) -> io::Result<Usage> {
@@ -114,7 +132,7 @@ impl State {
         }
     }
 
-    fn start(&mut self, limits: Limits) -> io::Result<()> {
+    fn start(&mut self, options: &Options) -> io::Result<()> {
         self.control = None;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
@@ -122,8 +140,7 @@ impl State {
         command
             .arg0("gpve-egress-proxy")
             .arg("egress-proxy")
-            .args(["--connections", &limits.connections.to_string()])
-            .args(["--bytes-per-s", &limits.bytes_per_s.to_string()])
+            .arg(&options.authorities)
             .env_clear()
             .current_dir("/")
             .process_group(0)

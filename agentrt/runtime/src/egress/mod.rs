@@ -7,11 +7,14 @@
 pub mod client;
 pub mod destination;
 pub mod http;
+mod outward;
 pub mod proxy;
 mod relay;
+pub mod secret;
 mod socks;
 pub mod tls;
 
+use agent_kernel::plan::EgressPlan;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -53,13 +56,39 @@ pub struct Usage {
     pub denied: BTreeMap<String, u64>,
 }
 
+/// What an agent may use of the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Bytes a second, both ways together; 0: no limit.
+    pub bytes_per_s: u64,
+}
+
+impl Limits {
+    /// These, and no more than a policy says.
+    fn narrowed(self, plan: &EgressPlan) -> Limits {
+        let connections = plan.connections.map_or(self.connections, |most| self.connections.min(most as usize));
+        let rates = [Some(self.bytes_per_s).filter(|rate| *rate > 0), plan.bytes_per_second];
+        Limits { connections, bytes_per_s: rates.into_iter().flatten().min().unwrap_or(0) }
+    }
+}
+
+/// What an agent may ask the proxy for.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Terms {
+    pub rules: Vec<String>,
+    pub limits: Limits,
+    pub secrets: Vec<secret::Secret>,
+}
+
 /// What the daemon says to the proxy.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 enum Ask {
     /// Descriptor: the socket that listens in the agent's network.
     Serve {
         agent: String,
-        rules: Vec<String>,
+        terms: Terms,
     },
     Forget {
         agent: String,
@@ -68,4 +97,20 @@ enum Ask {
     Usage {
         agent: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_only_narrows_what_the_daemon_lets_every_agent_have() {
+        let daemon = Limits { connections: 64, bytes_per_s: 1000 };
+        let plan = |connections, bytes_per_second| EgressPlan { connections, bytes_per_second, ..Default::default() };
+        assert_eq!(daemon.narrowed(&plan(None, None)), daemon);
+        assert_eq!(daemon.narrowed(&plan(Some(2), Some(10))), Limits { connections: 2, bytes_per_s: 10 });
+        assert_eq!(daemon.narrowed(&plan(Some(200), Some(9_999))), daemon);
+        let boundless = Limits { connections: 64, bytes_per_s: 0 };
+        assert_eq!(boundless.narrowed(&plan(None, Some(10))).bytes_per_s, 10);
+    }
 }

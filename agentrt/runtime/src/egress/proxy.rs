@@ -2,12 +2,15 @@
 
 use super::destination::{Destination, Host, is_internal, is_never};
 use super::http::{self, Request};
-use super::{Ask, Usage, relay, socks};
+use super::outward::Outward;
+use super::secret::Towards;
+use super::{Ask, Terms, Usage, relay, socks};
 use crate::spawner::{protocol::MOST_BYTES, wire};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
@@ -16,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
 
 /// A client says what it wants within this time.
 const TO_ASK: Duration = Duration::from_secs(10);
@@ -25,20 +29,11 @@ const NAMES: usize = 64;
 /// The descriptor on which the daemon speaks.
 const CONTROL: i32 = 3;
 
-/// What an agent may use of the proxy.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Connections at once.
-    pub connections: usize,
-    /// Bytes a second, both ways together; 0: no limit.
-    pub bytes_per_s: u64,
-}
-
 /// One agent, to the proxy.
 pub struct Agent {
     id: String,
-    rules: Vec<String>,
-    limits: Limits,
+    terms: Terms,
+    outward: Arc<Outward>,
     usage: Mutex<Usage>,
     /// When what was moved so far is paid for.
     paid: Mutex<Instant>,
@@ -67,10 +62,11 @@ impl Agent {
 
     /// Waits as long as the bytes are worth.
     async fn pay(&self, bytes: usize) {
-        if self.limits.bytes_per_s == 0 || bytes == 0 {
+        let rate = self.terms.limits.bytes_per_s;
+        if rate == 0 || bytes == 0 {
             return;
         }
-        let price = Duration::from_secs_f64(bytes as f64 / self.limits.bytes_per_s as f64);
+        let price = Duration::from_secs_f64(bytes as f64 / rate as f64);
         let until = {
             let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
             *paid = (*paid).max(Instant::now()) + price;
@@ -80,8 +76,8 @@ impl Agent {
     }
 }
 
-/// Runs until the daemon is gone.
-pub fn run(limits: Limits) -> Result<(), String> {
+/// Runs until the daemon is gone. `authorities`: whom it trusts where it speaks TLS itself.
+pub fn run(authorities: PathBuf) -> Result<(), String> {
     // SAFETY: the daemon has given us this descriptor for our own.
     let control = unsafe { OwnedFd::from_raw_fd(CONTROL) };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -89,12 +85,13 @@ pub fn run(limits: Limits) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("egress: {e}"))?;
-    let served = runtime.block_on(serve(control, limits)).map_err(|e| format!("egress: {e}"));
+    let served =
+        runtime.block_on(serve(control, Arc::new(Outward::new(authorities)))).map_err(|e| format!("egress: {e}"));
     runtime.shutdown_background();
     served
 }
 
-async fn serve(control: OwnedFd, limits: Limits) -> io::Result<()> {
+async fn serve(control: OwnedFd, outward: Arc<Outward>) -> io::Result<()> {
     rustix::io::ioctl_fionbio(&control, true)?;
     let control = crate::ready::watch(control, tokio::io::Interest::READABLE)?;
     let mut agents: HashMap<String, (Arc<Agent>, JoinHandle<()>)> = HashMap::new();
@@ -102,7 +99,7 @@ async fn serve(control: OwnedFd, limits: Limits) -> io::Result<()> {
     loop {
         let Some((ask, fds)) = receive(&control, &mut buffer).await? else { return Ok(()) };
         match ask {
-            Ask::Serve { agent: id, rules } => {
+            Ask::Serve { agent: id, terms } => {
                 let Some(listener) = fds.into_iter().next() else { continue };
                 let listener = std::net::TcpListener::from(listener);
                 listener.set_nonblocking(true)?;
@@ -114,7 +111,7 @@ async fn serve(control: OwnedFd, limits: Limits) -> io::Result<()> {
                 });
                 let usage = Mutex::new(usage.unwrap_or_default());
                 let paid = Mutex::new(Instant::now());
-                let agent = Arc::new(Agent { id: id.clone(), rules, limits, usage, paid });
+                let agent = Arc::new(Agent { id: id.clone(), terms, outward: outward.clone(), usage, paid });
                 let task = tokio::spawn(accept(listener, agent.clone()));
                 agents.insert(id, (agent, task));
             }
@@ -146,7 +143,7 @@ async fn receive(control: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<Op
 
 /// Takes connections as long as there is room for them; the rest waits in the kernel's queue.
 async fn accept(listener: TcpListener, agent: Arc<Agent>) {
-    let room = Arc::new(Semaphore::new(agent.limits.connections));
+    let room = Arc::new(Semaphore::new(agent.terms.limits.connections));
     let mut tasks = tokio::task::JoinSet::new();
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
@@ -208,10 +205,18 @@ async fn one(mut client: TcpStream, agent: &Agent) -> io::Result<()> {
             }
             Err(denied) => denied,
         },
-        Ok((Request::Plain { to, head, body }, rest)) => match reach(&to, agent).await {
-            Ok(server) => return relay::request(client, server, head, rest, body, agent).await,
-            Err(denied) => denied,
-        },
+        Ok((Request::Plain { to, head, body }, rest)) => {
+            let towards = Towards::new(&agent.terms.secrets, &to);
+            match towards_server(&to, head, &towards, agent).await {
+                Ok((Server::Open(server), head)) => {
+                    return relay::request(client, server, head, rest, body, towards.veil(), agent).await;
+                }
+                Ok((Server::Tls(server), head)) => {
+                    return relay::request(client, *server, head, rest, body, towards.veil(), agent).await;
+                }
+                Err(denied) => denied,
+            }
+        }
     };
     note(agent, &denied);
     let status = match (denied.by_policy, denied.what.as_str()) {
@@ -225,6 +230,31 @@ async fn one(mut client: TcpStream, agent: &Agent) -> io::Result<()> {
     let mut rest = [0u8; 4096];
     while let Ok(Ok(1..)) = timeout(Duration::from_secs(1), client.read(&mut rest)).await {}
     Ok(())
+}
+
+/// Whom a plain request goes to.
+enum Server {
+    Open(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Connects for a plain request, by TLS where its secrets want that, and puts secrets into its head when all is well.
+async fn towards_server(
+    to: &Destination,
+    head: Vec<u8>,
+    towards: &Towards<'_>,
+    agent: &Agent,
+) -> Result<(Server, Vec<u8>), Denied> {
+    let denied = |sentence: String| Denied { what: to.to_string(), sentence, by_policy: false };
+    let server = reach(to, agent).await?;
+    let server = if towards.tls {
+        let spoken = timeout(TO_CONNECT, agent.outward.speak(server, &to.host)).await;
+        let spoken = spoken.unwrap_or_else(|_| Err("no TLS in time".into()));
+        Server::Tls(Box::new(spoken.map_err(|problem| denied(format!("{to} cannot be reached: {problem}")))?))
+    } else {
+        Server::Open(server)
+    };
+    Ok((server, towards.reveal(head).map_err(denied)?))
 }
 
 fn note(agent: &Agent, denied: &Denied) {
@@ -248,7 +278,7 @@ fn name_of(to: &Destination) -> Option<&str> {
 async fn reach(to: &Destination, agent: &Agent) -> Result<TcpStream, Denied> {
     let policy = |sentence: String| Denied { what: to.to_string(), sentence, by_policy: true };
     let world = |sentence: String| Denied { what: to.to_string(), sentence, by_policy: false };
-    if !to.allowed(&agent.rules) {
+    if !to.allowed(&agent.terms.rules) {
         return Err(policy(format!("{to} is not in the policy; to allow it: network.egress = [\"{to}\"]")));
     }
     let addresses: Vec<IpAddr> = match &to.host {

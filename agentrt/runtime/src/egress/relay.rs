@@ -2,10 +2,11 @@
 
 use super::http::{Body, Chunks};
 use super::proxy::Agent;
+use super::secret::Veil;
 use super::tls::{Hello, hello};
 use std::io;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -25,21 +26,22 @@ pub async fn tunnel(
 ) -> io::Result<()> {
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     let up = upwards(from_client, to_server, early, name, agent);
-    let down = downwards(from_server, to_client, agent);
+    let down = downwards(from_server, to_client, Veil::default(), agent);
     both(up, down).await
 }
 
 /// One plain request: its head, its body, then the answer until the server has said all.
 pub async fn request(
     client: TcpStream,
-    mut server: TcpStream,
+    mut server: impl AsyncRead + AsyncWrite + Unpin,
     head: Vec<u8>,
     early: Vec<u8>,
     body: Body,
+    veil: Veil,
     agent: &Agent,
 ) -> io::Result<()> {
     server.write_all(&head).await?;
-    let ((mut from_client, to_client), (from_server, mut to_server)) = (client.into_split(), server.into_split());
+    let ((mut from_client, to_client), (from_server, mut to_server)) = (client.into_split(), tokio::io::split(server));
     let up = async {
         let mut ending = Ending::new(body);
         let mut bytes = early;
@@ -47,6 +49,7 @@ pub async fn request(
             let (taken, done) = ending.take(&bytes).map_err(io::Error::other)?;
             agent.sent(taken).await;
             to_server.write_all(&bytes[..taken]).await?;
+            to_server.flush().await?;
             if done {
                 // What follows would be another request, perhaps to somebody else: nobody reads it.
                 return io::Result::Ok(());
@@ -59,7 +62,7 @@ pub async fn request(
             bytes.truncate(n);
         }
     };
-    let down = downwards(from_server, to_client, agent);
+    let down = downwards(from_server, to_client, veil, agent);
     let (_, answer) = tokio::join!(up, down);
     answer
 }
@@ -98,7 +101,7 @@ async fn both(up: impl Future<Output = io::Result<()>>, down: impl Future<Output
     }
 }
 
-async fn read(from: &mut OwnedReadHalf, buffer: &mut [u8]) -> io::Result<usize> {
+async fn read(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> io::Result<usize> {
     tokio::time::timeout(SILENCE, from.read(buffer)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
@@ -138,14 +141,20 @@ async fn upwards(
     }
 }
 
-async fn downwards(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, agent: &Agent) -> io::Result<()> {
+async fn downwards(
+    mut from: impl AsyncRead + Unpin,
+    mut to: OwnedWriteHalf,
+    mut veil: Veil,
+    agent: &Agent,
+) -> io::Result<()> {
     let mut buffer = vec![0u8; CHUNK];
     loop {
         let n = read(&mut from, &mut buffer).await?;
         if n == 0 {
+            to.write_all(&veil.rest()).await?;
             return to.shutdown().await;
         }
         agent.fetched(n).await;
-        to.write_all(&buffer[..n]).await?;
+        to.write_all(&veil.pass(&buffer[..n])).await?;
     }
 }

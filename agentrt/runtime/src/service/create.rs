@@ -1,6 +1,6 @@
 //! Create: everything is checked first, then the agent stands on disk whole, or not at all.
 
-use crate::agent::{Agent, Shared, blocking};
+use crate::agent::{Agent, Shared, blocking, secrets};
 use crate::context::Context;
 use crate::fault::{Fault, exists, internal, invalid, precondition};
 use crate::spawner::launch::{image_of, images};
@@ -29,8 +29,8 @@ async fn try_create(
     request: pb::CreateRequest,
     note: impl FnOnce(Outcome) -> Option<RequestNote>,
 ) -> Result<String, Fault> {
-    let spec = request.spec.ok_or_else(|| invalid("spec: it is missing"))?;
-    let id = if request.id.is_empty() { random::id() } else { request.id };
+    let spec = request.spec.clone().ok_or_else(|| invalid("spec: it is missing"))?;
+    let id = if request.id.is_empty() { random::id() } else { request.id.clone() };
     spec::check_id(&id)?;
     let settings = spec::settings(&spec)?;
     let (_, plan) = context.plans.compile(&spec.policy, &context.host)?;
@@ -39,6 +39,9 @@ async fn try_create(
             "policy: level: L1 has no sandbox that could be stopped, paused or entered; the runtime runs L2 and L3",
         ));
     }
+    if plan.checkpoints {
+        return Err(invalid("policy: checkpoints: they are for agents that are claimed from a template"));
+    }
     image_of(&images(&context.root), &plan).map_err(|e| precondition(format!("policy: {e}")))?;
     if let Some(place) = settings.check_that_enters().filter(|_| !context.host.root) {
         return Err(precondition(format!(
@@ -46,12 +49,17 @@ async fn try_create(
         )));
     }
     let limits = super::checked_limits(spec.limits, &plan)?;
+    if let Some(name) = request.secrets.keys().find(|name| !plan.egress.secrets.contains_key(*name)) {
+        return Err(invalid(format!("secrets: {name}: the policy does not name it (network.secrets)")));
+    }
+    let texts = secrets::check(&request.secrets, &plan.egress, &spec.env)?;
     reserve(context, &id)?;
     let slot = context.take_slot();
     let made = match slot {
         Ok(slot) => {
             let mut record = Record::new(&id, slot);
             record.limits = limits;
+            record.placeholders = secrets::placeholders(&texts);
             record.rev = 1;
             record.event = Some(Event {
                 seq: 0,
@@ -64,7 +72,7 @@ async fn try_create(
                 at_unix_ms: clock::unix_ms(),
                 requests: note(Outcome::Done(id.clone())).into_iter().collect(),
             });
-            store(context, record, spec, settings).await.inspect_err(|_| {
+            store(context, record, spec, settings, texts).await.inspect_err(|_| {
                 context.taken().1.remove(&slot);
             })
         }
@@ -88,6 +96,7 @@ async fn store(
     mut record: Record,
     spec: pb::AgentSpec,
     settings: spec::Settings,
+    texts: secrets::Texts,
 ) -> Result<(), Fault> {
     let dir = context.agent_dir(&record.id);
     let spec_text = serde_json::to_vec(&spec).map_err(|e| internal(format!("spec: {e}")))?;
@@ -109,7 +118,12 @@ async fn store(
         }
         agents.insert(id, shared.clone());
     }
-    tokio::spawn(Agent::new(context.clone(), shared).live(commands));
+    let agent = Agent::new(context.clone(), shared, texts);
+    if let Err(fault) = agent.keep_secrets().await {
+        // They are kept again at its start.
+        eprintln!("{fault}");
+    }
+    tokio::spawn(agent.live(commands));
     Ok(())
 }
 

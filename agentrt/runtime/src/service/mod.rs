@@ -4,6 +4,7 @@ mod copy;
 mod create;
 mod events;
 mod exec;
+mod fork;
 mod forward;
 mod logs;
 mod template;
@@ -276,6 +277,12 @@ impl RuntimeService for Service {
         let request = request.into_inner();
         let id = template::claim(&self.context, request).await?;
         self.reply(&id)
+    }
+
+    async fn fork(&self, request: Request<pb::ForkRequest>) -> Result<Response<pb::ForkReply>, Status> {
+        let ids = fork::fork(&self.context, request.into_inner()).await?;
+        let agents = ids.iter().map(|id| Ok(view::agent(&*self.context.agent(id)?, false)));
+        Ok(Response::new(pb::ForkReply { agents: agents.collect::<Result<_, Fault>>()? }))
     }
 
     async fn info(&self, _: Request<pb::InfoRequest>) -> Result<Response<pb::InfoReply>, Status> {

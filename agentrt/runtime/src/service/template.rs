@@ -2,12 +2,13 @@
 
 use super::body;
 use super::create::reserve;
-use crate::agent::{Agent, Shared};
+use crate::agent::{Agent, Shared, secrets};
 use crate::context::Context;
 use crate::fault::{Fault, exists, internal, invalid};
+use crate::plans::Compiled;
 use crate::spawner::launch::USUAL;
 use crate::state::State;
-use crate::store::record::{Event, Record};
+use crate::store::record::{Event, Record, RequestNote};
 use crate::store::replace;
 use crate::store::requests::{Begun, Outcome, Ticket, ended, fingerprint};
 use crate::template::{self, Parked};
@@ -22,7 +23,7 @@ use tonic::{Response, Status};
 const TRIES: u32 = 3;
 
 /// Carries a request out once, on a task of its own: a caller who hangs up leaves nothing half made.
-async fn once(
+pub(super) async fn once(
     context: &Context,
     (id, verb, body): (&str, &str, u64),
     work: impl Future<Output = Result<String, Fault>> + Send + 'static,
@@ -155,12 +156,17 @@ async fn try_claim(context: &Arc<Context>, id: &str, request: pb::ClaimRequest, 
     let settings = spec::settings(&agent_spec)?;
     let plan = context.plans.compile(&template.spec.policy, &context.host)?;
     let limits = super::checked_limits(request.limits, &plan.1)?;
+    let texts = secrets::check(&request.secrets, &plan.1.egress, &request.env)?;
+    let placeholders = secrets::placeholders(&texts);
+    let mut in_memory = request.secrets;
+    in_memory.retain(|name, _| !texts.contains_key(name));
     let mut env: BTreeMap<String, String> = USUAL.map(|(k, v)| (k.into(), v.into())).into();
-    if !plan.1.egress.is_empty() {
+    if !plan.1.egress.rules.is_empty() {
         env.extend(crate::egress::environment());
     }
+    env.extend(placeholders.clone());
     env.extend(request.env);
-    let order = json!({"argv": request.argv, "env": env, "cwd": request.cwd, "secrets": request.secrets});
+    let order = json!({"argv": request.argv, "env": env, "cwd": request.cwd, "secrets": in_memory});
     let mut tries = 0;
     let parked = loop {
         tries += 1;
@@ -171,8 +177,41 @@ async fn try_claim(context: &Arc<Context>, id: &str, request: pb::ClaimRequest, 
         parked.discard(context, &template).await;
     };
     let mut record = Record::new(id, 0);
-    record.instance = Some(parked.instance.clone());
     record.limits = limits;
+    record.placeholders = placeholders;
+    let event = (String::from("claimed"), format!("from template {}", request.template));
+    let requests = ticket.note(Some(Outcome::Done(id.to_owned()))).into_iter().collect();
+    let newcomer =
+        Newcomer { parked, spec: agent_spec, settings, plan, record, secrets: texts, event, requests, order };
+    enlist(context, newcomer, &template).await
+}
+
+/// An instance that waits, and what is to become of it.
+pub(super) struct Newcomer {
+    pub parked: Parked,
+    pub spec: pb::AgentSpec,
+    pub settings: spec::Settings,
+    pub plan: Compiled,
+    /// Of its limits, placeholders and descent; the rest follows from what it is.
+    pub record: Record,
+    pub secrets: secrets::Texts,
+    /// Its kind, and a sentence.
+    pub event: (String, String),
+    pub requests: Vec<RequestNote>,
+    /// What it is told in the end.
+    pub order: serde_json::Value,
+}
+
+/// Makes an agent of an instance that waits: known to all first, then told what to do.
+pub(super) async fn enlist(
+    context: &Arc<Context>,
+    newcomer: Newcomer,
+    template: &template::Shared,
+) -> Result<(), Fault> {
+    let Newcomer { parked, spec, settings, plan, mut record, secrets, event: (kind, detail), requests, order } =
+        newcomer;
+    let id = record.id.clone();
+    record.instance = Some(parked.instance.clone());
     record.process = Some(parked.process.clone());
     record.enforced = parked.enforced.clone();
     (record.state, record.rev, record.run) = (State::Running, 1, 1);
@@ -181,35 +220,36 @@ async fn try_claim(context: &Arc<Context>, id: &str, request: pb::ClaimRequest, 
     record.active.run();
     let mut event = Event {
         seq: 0,
-        agent: id.to_owned(),
+        agent: id.clone(),
         rev: 1,
-        kind: "claimed".into(),
+        kind,
         state: State::Running,
         exit: None,
-        detail: format!("from template {}", request.template),
+        detail,
         at_unix_ms: clock::unix_ms(),
-        requests: ticket.note(Some(Outcome::Done(id.to_owned()))).into_iter().collect(),
+        requests,
     };
     record.event = Some(event.clone());
     let failed = |what: &str| internal(format!("agent {id}: {what}"));
-    if let Err(e) = settle(context, id, &parked, &agent_spec, &mut record, &plan.1) {
-        parked.discard(context, &template).await;
-        let _ = std::fs::remove_dir_all(context.agent_dir(id));
+    if let Err(e) = settle(context, &id, &parked, &spec, &mut record, &plan.1) {
+        parked.discard(context, template).await;
+        let _ = std::fs::remove_dir_all(context.agent_dir(&id));
         return Err(failed(&e));
     }
     record.event = None;
-    let (shared, commands) = Shared::new(context.agent_dir(id), Arc::new(agent_spec), settings, record);
+    let (shared, commands) = Shared::new(context.agent_dir(&id), Arc::new(spec), settings, record);
     {
         // Under the lock: who sees the event finds the agent.
         let mut agents = context.agents();
         context.journal.append(&mut event).map_err(|e| failed(&format!("the journal cannot be written: {e}")))?;
-        agents.insert(id.to_owned(), shared.clone());
+        agents.insert(id.clone(), shared.clone());
     }
     // What it is to do is told last: from here on it is done once, whoever dies.
     if let Err(e) = parked.order(&order) {
         eprintln!("agent {id}: it could not be told what to do: {e}");
     }
-    let agent = Agent::claimed(context.clone(), shared, parked, plan).await.map_err(|e| failed(&e.to_string()))?;
+    let agent =
+        Agent::claimed(context.clone(), shared, parked, plan, secrets).await.map_err(|e| failed(&e.to_string()))?;
     tokio::spawn(agent.live(commands));
     Ok(())
 }

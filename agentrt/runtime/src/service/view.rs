@@ -96,6 +96,7 @@ pub fn agent(agent: &Shared, full: bool) -> pb::Agent {
         labels: agent.spec.labels.clone(),
         argv: agent.spec.argv.clone(),
         revision: record.rev,
+        forked_from: record.forked_from,
         template: record.instance.as_ref().map(|i| i.template.clone()).unwrap_or_default(),
         limits: Some(pb::Limits {
             memory_bytes: record.limits.memory_bytes,

@@ -11,7 +11,7 @@ use agent_kernel::launch::NETWORK;
 use agent_kernel::policy::Root;
 use agent_kernel::sys;
 use agent_kernel::{
-    Host, Identity, Launch, Launched, Plan, Prepared, Seed, Workspace, launch, launch_forked, launch_into,
+    Host, Identity, Launch, Launched, Ordered, Plan, Prepared, Seed, Workspace, launch, launch_forked, launch_into,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -32,6 +32,8 @@ pub const IDS: u32 = 0x1_0000;
 pub const MOST_SLOTS: u32 = 0x5000;
 /// The descriptor on which a program waits for orders.
 const ORDERS_FD: i32 = 3;
+/// The descriptor on which an agent that may be forked is told to.
+const FORKS_FD: i32 = 4;
 /// The descriptor on which an agent's program sends heartbeats.
 const HEARTBEAT_FD: i32 = 3;
 
@@ -43,12 +45,54 @@ pub struct Sandboxes {
     used: u64,
     workspaces: HashMap<String, Workspace>,
     seeds: HashMap<String, Held>,
+    /// Sealed memory with what agents' secrets are: never looked into here, so that no copy of this process has them.
+    secrets: HashMap<String, OwnedFd>,
 }
 
-/// A seed that runs, and the socket on which it takes orders.
+/// A seed that runs, or an agent that may be forked, and the socket on which it takes orders.
 struct Held {
     seed: Seed,
     orders: OwnedFd,
+    /// It takes orders now: a seed always, an agent at a checkpoint, as it says.
+    takes_orders: bool,
+}
+
+impl Held {
+    fn takes_orders(&mut self) -> bool {
+        let mut said = [0u8; 16];
+        let heard = rustix::net::recv(&self.orders, &mut said[..], rustix::net::RecvFlags::DONTWAIT);
+        self.takes_orders |= !self.takes_orders && matches!(heard, Ok((1.., _)));
+        self.takes_orders
+    }
+}
+
+/// What it takes to fork an agent that is not there yet.
+struct Forkable {
+    orders: OwnedFd,
+    first_id: u32,
+    owner: (u32, u32),
+}
+
+/// What comes of a launch.
+pub enum Launching {
+    Answered(Answer, Vec<OwnedFd>),
+    /// A seed was told to fork: the answer comes when there is word of it, and nobody waits for it here.
+    Ordered(Forking),
+}
+
+/// A fork that there is no word of yet.
+pub struct Forking {
+    pub ordered: Ordered,
+    agent: String,
+    orders: Option<OwnedFd>,
+    egress: Option<OwnedFd>,
+    forkable: Option<Forkable>,
+}
+
+/// The same, to those who make it.
+enum Made {
+    Born(Born),
+    Ordered(Forking),
 }
 
 /// What a launched process is known by.
@@ -72,11 +116,12 @@ impl Sandboxes {
             used: 0,
             workspaces: HashMap::new(),
             seeds: HashMap::new(),
+            secrets: HashMap::new(),
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.workspaces.is_empty() && self.seeds.is_empty()
+        self.workspaces.is_empty() && self.seeds.is_empty() && self.secrets.is_empty()
     }
 
     pub fn workspaces(&self) -> usize {
@@ -102,23 +147,42 @@ impl Sandboxes {
         Ok(())
     }
 
-    pub fn launch(&mut self, ask: &LaunchAsk, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
+    pub fn launch(&mut self, ask: &LaunchAsk, fds: Vec<OwnedFd>) -> Launching {
         if !self.plans.contains_key(&ask.program.plan) {
-            return (Answer::UnknownPlan, Vec::new());
+            return Launching::Answered(Answer::UnknownPlan, Vec::new());
         }
-        match self.try_launch(ask, fds) {
-            Ok(born) => {
-                let Born { pid, start_ticks, pidfd, enforced, orders, egress } = born;
-                let top = self.workspaces.get(&ask.agent).and_then(|w| w.top().try_clone_to_owned().ok());
-                let beside = [top.is_some(), egress.is_some(), orders.is_some()];
-                let fds = [Some(pidfd), top, egress, orders].into_iter().flatten().collect();
-                (Answer::Launched { pid, start_ticks, enforced, beside }, fds)
-            }
+        let (answer, fds) = match self.try_launch(ask, fds) {
+            Ok(Made::Ordered(forking)) => return Launching::Ordered(forking),
+            Ok(Made::Born(born)) => self.launched(&ask.agent, born),
+            Err(sentence) => (Answer::Failed(sentence), Vec::new()),
+        };
+        Launching::Answered(answer, fds)
+    }
+
+    /// There is word of a fork, or its time is over.
+    pub fn settle(&mut self, forking: Forking) -> (Answer, Vec<OwnedFd>) {
+        let Forking { ordered, agent, orders, egress, forkable } = forking;
+        let settled = ordered.settle().map_err(|e| e.to_string());
+        if let (Ok(launched), Some(Forkable { orders, first_id, owner })) = (&settled, forkable)
+            && let Ok(seed) = Seed::agent(launched.pid, first_id, owner)
+        {
+            self.seeds.insert(agent.clone(), Held { seed, orders, takes_orders: false });
+        }
+        match settled.and_then(|launched| Ok(Born { egress, ..born(launched, orders)? })) {
+            Ok(born) => self.launched(&agent, born),
             Err(sentence) => (Answer::Failed(sentence), Vec::new()),
         }
     }
 
-    fn try_launch(&mut self, ask: &LaunchAsk, fds: Vec<OwnedFd>) -> Result<Born, String> {
+    fn launched(&self, agent: &str, born: Born) -> (Answer, Vec<OwnedFd>) {
+        let Born { pid, start_ticks, pidfd, enforced, orders, egress } = born;
+        let top = self.workspaces.get(agent).and_then(|w| w.top().try_clone_to_owned().ok());
+        let beside = [top.is_some(), egress.is_some(), orders.is_some()];
+        let fds = [Some(pidfd), top, egress, orders].into_iter().flatten().collect();
+        (Answer::Launched { pid, start_ticks, enforced, beside }, fds)
+    }
+
+    fn try_launch(&mut self, ask: &LaunchAsk, fds: Vec<OwnedFd>) -> Result<Made, String> {
         let program = &ask.program;
         let identity = identity(&program.who);
         if let (Some(top), Some((prepared, _))) = (fds.into_iter().next(), self.plans.get(&program.plan))
@@ -135,7 +199,7 @@ impl Sandboxes {
         let files = Files::open(ask)?;
         let mut env = environment(&program.env)?;
         // An agent of a seed enters a network that is its init's own: there the socket is made once it stands.
-        let by_proxy = !prepared.plan().egress.is_empty();
+        let by_proxy = !prepared.plan().egress.rules.is_empty();
         let ready_made = by_proxy && matches!(ask.kind, Kind::Agent | Kind::Waiting);
         let (netns, mut egress) = ready_made.then(network_with_proxy).transpose()?.unzip();
         let mut pass = Vec::new();
@@ -143,6 +207,12 @@ impl Sandboxes {
         if let Some((_, theirs)) = &orders {
             pass.push((theirs.as_raw_fd(), ORDERS_FD));
         }
+        let may_fork = prepared.plan().checkpoints && matches!(ask.kind, Kind::Fork { .. });
+        let (forks, their_forks) = may_fork.then(orders_socket).transpose()?.unzip();
+        if let Some(theirs) = &their_forks {
+            pass.push((theirs.as_raw_fd(), FORKS_FD));
+        }
+        let passed = pass.len() as u8;
         if let Some(beat) = &files.heartbeat_write {
             env.push(c_string(&format!("GPVE_HEARTBEAT_FD={HEARTBEAT_FD}"))?);
             pass.push((beat.as_raw_fd(), HEARTBEAT_FD));
@@ -178,24 +248,32 @@ impl Sandboxes {
                 launch(wanted)
             }
             Kind::Fork { seed } => {
-                let held = self.seeds.get(seed).ok_or_else(|| format!("the seed of template {seed} is gone"))?;
+                let held = self.seeds.get_mut(seed).ok_or_else(|| format!("{seed}, which would be forked, is gone"))?;
+                if !held.takes_orders() {
+                    return Err(not_at_a_checkpoint());
+                }
                 wanted.stdio[0] = Some(files.null.as_raw_fd());
                 let orders = &held.orders;
-                launch_forked(wanted, &held.seed, &mut |fds| {
+                let ordered = launch_forked(wanted, &held.seed, &mut |fds| {
                     if by_proxy {
                         egress = Some(in_network(fds[NETWORK], proxy_socket).map_err(io::Error::other)?);
                     }
-                    super::wire::order(orders, 1, fds)
-                })
+                    super::wire::order(orders, passed, fds)
+                });
+                let ordered = ordered.map_err(|e| e.to_string())?;
+                let owner = (prepared.plan().uid, prepared.plan().gid);
+                let forkable = forks.map(|orders| Forkable { orders, first_id: identity.first_id, owner });
+                let agent = ask.agent.clone();
+                return Ok(Made::Ordered(Forking { ordered, agent, orders: ours, egress, forkable }));
             }
         };
         let launched = launched.map_err(|e| e.to_string())?;
         if let (Kind::Seed, Some((ours, _))) = (&ask.kind, orders) {
             let plan = prepared.plan();
             let seed = Seed::new(launched.pid, plan, &identity).map_err(|e| e.to_string())?;
-            self.seeds.insert(ask.agent.clone(), Held { seed, orders: ours });
+            self.seeds.insert(ask.agent.clone(), Held { seed, orders: ours, takes_orders: true });
         }
-        Ok(Born { egress, ..born(launched, ours)? })
+        Ok(Made::Born(Born { egress, ..born(launched, ours)? }))
     }
 
     /// Root makes workspaces apart from the agent, so that they outlive its restarts; others cannot.
@@ -266,10 +344,40 @@ impl Sandboxes {
         }
     }
 
+    /// Whether an agent waits to be forked.
+    pub fn at_checkpoint(&mut self, agent: &str) -> Result<(), String> {
+        let held = self.seeds.get_mut(agent).ok_or("the spawner that could have forked it has died")?;
+        if held.takes_orders() { Ok(()) } else { Err(not_at_a_checkpoint()) }
+    }
+
+    /// Lets an agent that waits go on.
+    pub fn go_on(&mut self, agent: &str) -> Result<(), String> {
+        let Some(held) = self.seeds.get_mut(agent) else { return Ok(()) };
+        held.takes_orders = false;
+        super::wire::go_on(&held.orders).map_err(|e| format!("it does not hear that it may go on: {e}"))
+    }
+
+    pub fn keep(&mut self, agent: String, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
+        self.secrets.extend(fds.into_iter().next().map(|secrets| (agent, secrets)));
+        (Answer::Done, Vec::new())
+    }
+
+    pub fn kept(&self, agent: &str) -> (Answer, Vec<OwnedFd>) {
+        match self.secrets.get(agent).and_then(|secrets| secrets.try_clone().ok()) {
+            Some(secrets) => (Answer::Descriptor, vec![secrets]),
+            None => (Answer::Failed(format!("no secrets of agent {agent} are kept here")), Vec::new()),
+        }
+    }
+
     pub fn forget(&mut self, agent: &str) {
         self.workspaces.remove(agent);
+        self.secrets.remove(agent);
         self.seeds.remove(agent);
     }
+}
+
+fn not_at_a_checkpoint() -> String {
+    "it is not at a checkpoint (its program calls gpve_agent.checkpoint())".into()
 }
 
 /// Does something in another network, which a descriptor of it or of a process in it names.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of a message here: daemon and spawner may come from different builds.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 6;
 /// The largest message; the plan of a sandbox, or argv and env, are what fills it.
 pub const MOST_BYTES: usize = 192 * 1024;
 
@@ -36,7 +36,23 @@ pub enum Ask {
         who: Who,
         make: bool,
     },
-    /// The agent is deleted: its workspace goes. A seed of that name is dropped, and ends.
+    /// Whether an agent waits at a checkpoint; failed if it does not.
+    Checkpoint {
+        agent: String,
+    },
+    /// It is not forked any more for now, and goes on.
+    GoOn {
+        agent: String,
+    },
+    /// Descriptor: sealed memory with an agent's secrets, which outlive the daemon so.
+    Keep {
+        agent: String,
+    },
+    /// Answers with the descriptor that was to be kept.
+    Kept {
+        agent: String,
+    },
+    /// The agent is deleted: its workspace and its secrets go. A seed of that name is dropped, and ends.
     Forget {
         agent: String,
     },
@@ -86,7 +102,7 @@ pub enum Kind {
     Waiting,
     /// The same, of which agents are forked: under the plan of a seed.
     Seed,
-    /// A fork of the seed of that name. It waits on its descriptor 3.
+    /// A fork of the seed, or of the agent at a checkpoint, of that name. It waits on its descriptor 3.
     Fork {
         seed: String,
     },

@@ -1,6 +1,6 @@
 //! The spawner's loop.
 
-use super::launch::Sandboxes;
+use super::launch::{Forking, Launching, Sandboxes};
 use super::protocol::{Answer, Ask, MOST_BYTES, Reply, Request, VERSION};
 use super::wire;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -11,9 +11,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How long a new spawner waits for its first daemon.
-const FIRST_MS: i64 = 10_000;
+const FIRST_MS: u64 = 10_000;
 
 pub fn socket_path(root: &Path, index: u32) -> PathBuf {
     root.join(format!("spawner-{index}.sock"))
@@ -29,6 +30,8 @@ struct Server {
     daemon: Option<OwnedFd>,
     children: HashSet<i32>,
     sandboxes: Sandboxes,
+    /// Forks that there is no word of yet, by the token of who asked. A seed that hangs is nobody else's loss.
+    forking: Vec<(u64, Forking)>,
     buffer: Vec<u8>,
 }
 
@@ -53,6 +56,7 @@ pub fn run(root: &Path, index: u32, ready: impl FnOnce()) -> Result<(), String> 
         daemon: None,
         children: HashSet::new(),
         sandboxes: Sandboxes::new(root),
+        forking: Vec::new(),
         buffer: vec![0; MOST_BYTES],
     };
     ready();
@@ -99,17 +103,24 @@ impl Server {
             if self.daemon.is_none() && served_one && self.children.is_empty() && self.sandboxes.is_empty() {
                 return Ok(());
             }
-            let first = rustix::time::Timespec { tv_sec: FIRST_MS / 1000, tv_nsec: 0 };
-            let timeout = if served_one { None } else { Some(&first) };
+            let first = (!served_one).then(|| Duration::from_millis(FIRST_MS));
+            let soonest = self.forking.iter().map(|(_, forking)| forking.ordered.left()).chain(first).min();
+            let timeout = soonest.map(|left| rustix::time::Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: i64::from(left.subsec_nanos()),
+            });
             let source = self.daemon.as_ref().unwrap_or(&self.listener);
-            let mut polls = [PollFd::new(source, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
-            match poll(&mut polls, timeout) {
-                Ok(0) => return Ok(()),
+            let mut polls = vec![PollFd::new(source, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+            polls.extend(self.forking.iter().map(|(_, f)| PollFd::from_borrowed_fd(f.ordered.word(), PollFlags::IN)));
+            match poll(&mut polls, timeout.as_ref()) {
+                Ok(0) if !served_one => return Ok(()),
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(e.into()),
             }
             let (on_source, on_signal) = (!polls[0].revents().is_empty(), !polls[1].revents().is_empty());
+            let heard: Vec<bool> = polls[2..].iter().map(|poll| !poll.revents().is_empty()).collect();
+            self.settle(&heard);
             if on_signal {
                 let mut raw = [0u8; 128 * 8];
                 let _ = rustix::io::read(&self.signals, &mut raw[..]);
@@ -118,6 +129,11 @@ impl Server {
             if on_source && self.daemon.is_some() {
                 if !self.answer_one() {
                     self.daemon = None;
+                    // Nobody waits for what is not born yet.
+                    for (_, forking) in self.forking.drain(..) {
+                        self.children.remove(&forking.ordered.pid());
+                        forking.ordered.end();
+                    }
                 }
             } else if on_source {
                 self.daemon = Some(acceptfrom_with(&self.listener, SocketFlags::CLOEXEC).map(|(fd, _)| fd)?);
@@ -139,13 +155,43 @@ impl Server {
             // Another build's words: nothing after it could be understood either.
             return false;
         };
-        let (answer, descriptors) = self.answer(request.body, fds);
-        self.tell(&Reply { token: request.token, body: answer }, &descriptors)
+        match self.answer(request.body, fds) {
+            Launching::Answered(answer, descriptors) => {
+                if let Answer::Launched { pid, .. } | Answer::Started { pid, .. } = answer {
+                    self.children.insert(pid);
+                }
+                self.tell(request.token, answer, &descriptors)
+            }
+            Launching::Ordered(forking) => {
+                self.children.insert(forking.ordered.pid());
+                self.forking.push((request.token, forking));
+                true
+            }
+        }
     }
 
-    fn answer(&mut self, ask: Ask, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
+    /// Answers who waits for forks that have been heard of, or that are late.
+    fn settle(&mut self, heard: &[bool]) {
+        let mut heard = heard.iter();
+        let due = |(_, forking): &mut (u64, Forking)| {
+            heard.next().is_some_and(|heard| *heard) || forking.ordered.left().is_zero()
+        };
+        let settled: Vec<_> = self.forking.extract_if(.., due).collect();
+        for (token, forking) in settled {
+            let pid = forking.ordered.pid();
+            let (answer, descriptors) = self.sandboxes.settle(forking);
+            if !matches!(answer, Answer::Launched { .. }) {
+                // It was reaped when it was ended.
+                self.children.remove(&pid);
+            }
+            self.tell(token, answer, &descriptors);
+        }
+    }
+
+    fn answer(&mut self, ask: Ask, fds: Vec<OwnedFd>) -> Launching {
         let fail = |sentence: String| (Answer::Failed(sentence), Vec::new());
-        match ask {
+        let (answer, descriptors) = match ask {
+            Ask::Launch(ask) => return self.sandboxes.launch(&ask, fds),
             Ask::Hello { .. } => {
                 let workspaces = self.sandboxes.workspaces() as u32;
                 (Answer::Hello { version: VERSION, pid: std::process::id() as i32, workspaces }, Vec::new())
@@ -154,32 +200,34 @@ impl Server {
                 Ok(()) => (Answer::Done, Vec::new()),
                 Err(e) => fail(e),
             },
-            Ask::Launch(ask) => self.adopt(|sandboxes| sandboxes.launch(&ask, fds)),
-            Ask::Exec(ask) => self.adopt(|sandboxes| sandboxes.exec(&ask, fds)),
+            Ask::Exec(ask) => self.sandboxes.exec(&ask, fds),
             Ask::Socket => match self.sandboxes.socket(fds) {
                 Ok(fd) => (Answer::Descriptor, vec![fd]),
                 Err(e) => fail(e),
             },
             Ask::Workspace { agent, plan, who, make } => self.sandboxes.workspace(&agent, plan, &who, make),
+            Ask::Checkpoint { agent } => match self.sandboxes.at_checkpoint(&agent) {
+                Ok(()) => (Answer::Done, Vec::new()),
+                Err(e) => fail(e),
+            },
+            Ask::GoOn { agent } => match self.sandboxes.go_on(&agent) {
+                Ok(()) => (Answer::Done, Vec::new()),
+                Err(e) => fail(e),
+            },
+            Ask::Keep { agent } => self.sandboxes.keep(agent, fds),
+            Ask::Kept { agent } => self.sandboxes.kept(&agent),
             Ask::Forget { agent } => {
                 self.sandboxes.forget(&agent);
                 (Answer::Done, Vec::new())
             }
-        }
+        };
+        Launching::Answered(answer, descriptors)
     }
 
-    /// Notes the child that came of it.
-    fn adopt(&mut self, work: impl FnOnce(&mut Sandboxes) -> (Answer, Vec<OwnedFd>)) -> (Answer, Vec<OwnedFd>) {
-        let (answer, fds) = work(&mut self.sandboxes);
-        if let Answer::Launched { pid, .. } | Answer::Started { pid, .. } = answer {
-            self.children.insert(pid);
-        }
-        (answer, fds)
-    }
-
-    fn tell(&self, reply: &Reply, descriptors: &[OwnedFd]) -> bool {
+    /// Answers a request; false when the daemon is gone.
+    fn tell(&self, token: u64, body: Answer, descriptors: &[OwnedFd]) -> bool {
         let Some(daemon) = &self.daemon else { return false };
-        let Ok(raw) = postcard::to_stdvec(reply) else { return false };
+        let Ok(raw) = postcard::to_stdvec(&Reply { token, body }) else { return false };
         let fds: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         wire::send(daemon, &raw, &fds).is_ok()
     }

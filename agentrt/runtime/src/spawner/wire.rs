@@ -14,7 +14,17 @@ const MOST_FDS: usize = 4;
 /// The most that a seed is handed for one agent.
 const MOST_IN_AN_ORDER: usize = 32;
 
-/// Tells a seed to fork; `passed` of the descriptors are for the agent beside its streams.
+/// In the place of a number of descriptors: no more forks are wanted.
+const GO_ON: u8 = 255;
+
+/// Tells an agent that waits at a checkpoint to go on.
+pub fn go_on(socket: impl AsFd) -> io::Result<()> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::send(socket, &[GO_ON], flags)?;
+    Ok(())
+}
+
+/// Tells a seed, or an agent that waits, to fork; `passed` of the descriptors are for the fork beside its streams.
 pub fn order(socket: impl AsFd, passed: u8, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_IN_AN_ORDER))];
     let mut control = SendAncillaryBuffer::new(&mut space);

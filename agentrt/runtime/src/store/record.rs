@@ -4,6 +4,7 @@ use crate::clock;
 use crate::state::{Exit, Reason, State};
 use agent_kernel::cgroup::Values;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -126,6 +127,9 @@ pub struct Record {
     /// Of an agent that was claimed from a template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<Instance>,
+    /// The agent that it is a fork of.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub forked_from: String,
     pub restarts: u32,
     pub in_row: u32,
     pub last_exit: Option<Exit>,
@@ -142,6 +146,9 @@ pub struct Record {
     pub started_up: bool,
     pub ready: bool,
     pub enforced: Vec<String>,
+    /// What the agent has in the place of its secrets, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub placeholders: BTreeMap<String, String>,
     /// Requests whose end is still to come; they end with a later change.
     pub open: Vec<RequestNote>,
     pub event: Option<Event>,
@@ -158,6 +165,7 @@ impl Record {
             process: None,
             uid_slot,
             instance: None,
+            forked_from: String::new(),
             restarts: 0,
             in_row: 0,
             last_exit: None,
@@ -173,6 +181,7 @@ impl Record {
             started_up: false,
             ready: false,
             enforced: Vec::new(),
+            placeholders: BTreeMap::new(),
             open: Vec::new(),
             event: None,
         }

@@ -1,21 +1,23 @@
 //! One instance of a template: made, made an agent, or done away with.
 
 use super::{IDS_OF_INSTANCE, PROGRAM, Settings, Shared};
-use crate::agent::blocking;
+use crate::agent::{Origin, blocking};
 use crate::clock;
 use crate::context::Context;
 use crate::spawner::client::CallError;
 use crate::spawner::protocol::{Answer, Ask, Kind, LaunchAsk, Program, Who};
 use crate::store::record::{Instance, Process};
 use agent_kernel::Cgroup;
+use agent_kernel::archive::Limits;
 use agent_kernel::cgroup::Handle;
+use agent_kernel::copy::{copy_in, copy_out};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::json;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -71,8 +73,7 @@ pub(super) async fn launch(
 ) -> Result<Born, String> {
     let Wanted { who, name, dir, kind } = wanted;
     let (text, plan) = if kind == Kind::Seed { &settings.seed } else { &settings.plan };
-    let say = |e: std::io::Error| format!("{}: {e}", dir.display());
-    std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&dir).map_err(say)?;
+    make_directory(&dir)?;
     let leaf = context.cgroup_parent.join(&name);
     let cgroup = Cgroup::create(&context.host.cgroups, &leaf, &plan.cgroup).map_err(|e| e.to_string())?;
     let handle = cgroup.handle();
@@ -116,6 +117,11 @@ pub(super) async fn launch(
     Err(problem)
 }
 
+fn make_directory(dir: &Path) -> Result<(), String> {
+    let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(dir);
+    made.map_err(|e| format!("{}: {e}", dir.display()))
+}
+
 /// Ends whatever is left of an instance or a seed, and removes it.
 pub(super) async fn remove(context: &Context, template: &str, name: &str, dir: PathBuf, cgroup: Handle) {
     let gone = blocking(move || match Cgroup::open(&cgroup) {
@@ -156,6 +162,7 @@ pub(super) fn config(context: &Context, shared: &Shared, settings: &Settings, fo
         "fork": fork,
         "library": context.seed_library,
         "plan": String::from_utf8_lossy(&settings.plan.0.json),
+        "checkpoints": settings.plan.1.checkpoints,
     }))
 }
 
@@ -166,14 +173,10 @@ pub(super) async fn make(
     settings: Settings,
     first_id: u32,
 ) -> Result<Parked, String> {
-    let unique = crate::random::id();
-    let name = format!("{}.{}", shared.name, &unique[2..]);
-    let machine_id = crate::random::bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
-    let who = Who { hostname: unique.clone(), machine_id, first_id, ids: IDS_OF_INSTANCE };
-    let dir = context.root.join("parked").join(&name);
     let fork = !shared.spec.no_fork;
     let kind = if fork { Kind::Fork { seed: seed_name(&shared.name) } } else { Kind::Waiting };
-    let wanted = Wanted { who, name: name.clone(), dir: dir.clone(), kind };
+    let wanted = wanted(&context, &shared, first_id, kind);
+    let (name, dir) = (wanted.name.clone(), wanted.dir.clone());
     let born = launch(&context, &shared, &settings, wanted).await?;
     let instance = Instance { name: name.clone(), template: shared.name.clone(), first_id, ids: IDS_OF_INSTANCE };
     let Born { process, pidfd, workspace, cgroup, enforced, egress, orders } = born;
@@ -189,6 +192,70 @@ pub(super) async fn make(
         }
     }
     Ok(Parked { instance, process, pidfd, workspace, cgroup, enforced, egress, orders })
+}
+
+/// Forks an agent that waits at a checkpoint: an instance that waits, with a copy of its workspace.
+pub async fn fork(
+    context: &Arc<Context>,
+    shared: &Shared,
+    settings: &Settings,
+    origin: &Origin,
+) -> Result<Parked, String> {
+    let Wanted { who, name, dir, kind } =
+        wanted(context, shared, origin.instance.first_id, Kind::Fork { seed: origin.instance.name.clone() });
+    // Before anything else: by it a daemon after this one knows what there is to forget.
+    make_directory(&dir)?;
+    let (text, plan) = &settings.plan;
+    let identity = crate::spawner::launch::identity(&who);
+    let owner = (identity.outside(plan.uid), identity.outside(plan.gid));
+    let ask = Ask::Workspace { agent: name.clone(), plan: text.key, who: who.clone(), make: true };
+    let made = match context.spawner_of(&shared.name).call(ask, Vec::new(), Some(text.clone())).await {
+        Ok((Answer::Descriptor, mut fds)) if fds.len() == 1 => Ok(fds.remove(0)),
+        Err(CallError::Refused(sentence)) => Err(sentence),
+        _ => Err("the spawner gave no workspace".into()),
+    };
+    let copied = match (made, origin.workspace.try_clone()) {
+        (Ok(to), Ok(from)) => blocking(move || copy_places(&from, &to, owner)).await.unwrap_or_else(|f| Err(f.message)),
+        (Err(problem), _) => Err(problem),
+        (_, Err(e)) => Err(e.to_string()),
+    };
+    if let Err(problem) = copied {
+        let _ = context.spawner_of(&shared.name).call(Ask::Forget { agent: name }, Vec::new(), None).await;
+        let _ = blocking(move || std::fs::remove_dir_all(dir)).await;
+        return Err(problem);
+    }
+    let instance = Instance { name: name.clone(), ..origin.instance.clone() };
+    let born = launch(context, shared, settings, Wanted { who, name, dir, kind }).await?;
+    shared.has(instance.first_id);
+    let Born { process, pidfd, workspace, cgroup, enforced, egress, orders } = born;
+    Ok(Parked { instance, process, pidfd, workspace, cgroup, enforced, egress, orders })
+}
+
+/// Copies what an agent has written, place by place, as its owner's.
+fn copy_places(from: &OwnedFd, to: &OwnedFd, owner: (u32, u32)) -> Result<(), String> {
+    for place in ["workspace", "tmp", "shm"] {
+        let (read, write) = std::io::pipe().map_err(|e| format!("a pipe: {e}"))?;
+        let copied = std::thread::scope(|scope| {
+            let out = scope.spawn(|| copy_out(from.as_fd(), Path::new(place), write, &Limits::default()));
+            let taken = copy_in(to.as_fd(), owner, Path::new(place), read, &Limits::default());
+            // Why nothing more came says more than that nothing more came.
+            out.join().map_or_else(|_| Err(None), |out| out.map_err(Some)).and(taken.map_err(Some))
+        });
+        copied.map_err(|e| {
+            format!("its workspace, {place}: {}", e.map_or("a worker failed".into(), |e| e.to_string()))
+        })?;
+    }
+    Ok(())
+}
+
+/// A new name, host name and machine id.
+fn wanted(context: &Context, shared: &Shared, first_id: u32, kind: Kind) -> Wanted {
+    let unique = crate::random::id();
+    let name = format!("{}.{}", shared.name, &unique[2..]);
+    let machine_id = crate::random::bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let who = Who { hostname: unique, machine_id, first_id, ids: IDS_OF_INSTANCE };
+    let dir = context.root.join("parked").join(&name);
+    Wanted { who, name, dir, kind }
 }
 
 /// What a template's seed is called among instances.

@@ -12,13 +12,13 @@ mod pool;
 mod seed;
 mod spec;
 
-pub use instance::Parked;
+pub use instance::{Parked, fork};
 pub use pool::{adopt_all, create, delete, end_all, store_pool};
-pub use spec::Settings;
+pub use spec::{Settings, settings};
 
 use crate::fault::{Fault, aborted};
 use crate::pb;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
@@ -42,10 +42,20 @@ struct View {
     target: u32,
     pid: i32,
     problem: String,
-    /// First ids of its instances, in whatever state.
-    taken: BTreeSet<u32>,
+    /// First ids of its instances, in whatever state, and how many have each: an agent and its forks have the same.
+    taken: BTreeMap<u32, u32>,
     /// Those of claimed ones among them.
-    claimed: BTreeSet<u32>,
+    claimed: BTreeMap<u32, u32>,
+}
+
+/// One less has a range of ids; of none it is not kept.
+fn less(ids: &mut BTreeMap<u32, u32>, first_id: u32) {
+    if let Some(have) = ids.get_mut(&first_id) {
+        *have -= 1;
+        if *have == 0 {
+            ids.remove(&first_id);
+        }
+    }
 }
 
 enum Command {
@@ -68,17 +78,24 @@ impl Shared {
             name: self.name.clone(),
             spec: Some(pb::TemplateSpec { pool: view.target, ..self.spec.clone() }),
             pooled: view.pooled,
-            agents: view.claimed.len() as u32,
+            agents: view.claimed.values().sum(),
             pid: view.pid,
             problem: view.problem.clone(),
         }
     }
 
+    /// An agent, found or forked, has these ids.
+    pub fn has(&self, first_id: u32) {
+        let mut view = self.view();
+        *view.taken.entry(first_id).or_default() += 1;
+        *view.claimed.entry(first_id).or_default() += 1;
+    }
+
     /// An instance that is gone gives its ids back.
     pub fn freed(&self, first_id: u32) {
         let mut view = self.view();
-        view.taken.remove(&first_id);
-        view.claimed.remove(&first_id);
+        less(&mut view.taken, first_id);
+        less(&mut view.claimed, first_id);
     }
 
     /// A waiting instance, or one that is made for us.

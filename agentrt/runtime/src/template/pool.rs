@@ -140,12 +140,8 @@ pub async fn adopt_all(context: &Arc<Context>) -> io::Result<()> {
         let (shared, commands) = shared(name, &stored.spec);
         let of_agents = context.agents();
         let instances = of_agents.values().filter_map(|agent| agent.record().instance);
-        let ids: Vec<u32> = instances.filter(|i| i.template == *name).map(|i| i.first_id).collect();
+        instances.filter(|i| i.template == *name).for_each(|i| shared.has(i.first_id));
         drop(of_agents);
-        let mut view = shared.view();
-        view.taken.extend(&ids);
-        view.claimed.extend(&ids);
-        drop(view);
         match spec::settings(&stored.spec, context) {
             Ok(settings) => run(context.clone(), shared, commands, settings, stored.first_slot, None),
             Err(fault) => eprintln!("template {name}: {}", fault.message),
@@ -238,7 +234,7 @@ impl Pool {
             }
             let Some(reply) = self.waiting.pop_front() else { return };
             let first_id = parked.instance.first_id;
-            self.shared.view().claimed.insert(first_id);
+            self.shared.view().claimed.insert(first_id, 1);
             if let Err(Ok(parked)) = reply.send(Ok(parked)) {
                 self.shared.view().claimed.remove(&first_id);
                 self.parked.push_front(parked);
@@ -279,8 +275,8 @@ impl Pool {
         let first = FIRST_ID + (self.first_slot + 1) * IDS;
         let mut view = self.shared.view();
         let free =
-            (0..self.settings.most).map(|at| first + at * IDS_OF_INSTANCE).find(|id| !view.taken.contains(id))?;
-        view.taken.insert(free);
+            (0..self.settings.most).map(|at| first + at * IDS_OF_INSTANCE).find(|id| !view.taken.contains_key(id))?;
+        view.taken.insert(free, 1);
         Some(free)
     }
 

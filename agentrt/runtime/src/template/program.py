@@ -1,4 +1,4 @@
-# ruff: noqa: PTH100, PTH120
+# ruff: noqa: PTH100, PTH115, PTH120, PTH208
 # (pathlib would lie in the memory of every agent.)
 # What a template runs: it imports what its agents need, once, then it is forked from (or, without forks, waits itself).
 import gc
@@ -8,6 +8,8 @@ import os
 import sys
 
 SOCKET = 3
+#: Where orders to fork come, in an agent that may be forked.
+FORKS = 4
 
 
 def read_message(fd, limit=1 << 20):
@@ -71,11 +73,55 @@ def become(claim):
         os.environ[f"GPVE_SECRET_{name}_FD"] = str(keep_secret(name, text))
     if claim["cwd"]:
         os.chdir(claim["cwd"])
+    draw_anew()
+
+
+def draw_anew():
+    """Each fork draws other numbers."""
     for name in ("numpy.random", "random"):
-        # Each fork draws other numbers.
         module = sys.modules.get(name)
         if module is not None:
             module.seed()
+
+
+def refuse_what_a_fork_would_lose():
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise RuntimeError(f"there are {threads} threads, and a fork would have one")
+    secrets = {int(fd) for name, fd in os.environ.items() if name.startswith("GPVE_SECRET_") and fd.isdigit()}
+    for fd in {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, FORKS} - secrets:
+        try:
+            where = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            # That of the listing itself.
+            continue
+        raise RuntimeError(f"descriptor {fd} ({where}) is open, and a fork would not have it")
+
+
+def checkpoint_of(seed, config):
+    """What agents find as `gpve_agent.checkpoint`."""
+
+    def checkpoint():
+        """Wait until the runtime forks this agent. Gives 0 here, and in the forks their numbers, from 1 on."""
+        if not config["checkpoints"]:
+            raise RuntimeError("the policy of this agent does not say checkpoints = true")
+        refuse_what_a_fork_would_lose()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if not seed.checkpoint(FORKS, config["plan"]):
+            return 0
+        os.set_inheritable(FORKS, False)
+        told = read_message(SOCKET)
+        os.close(SOCKET)
+        if told is None:
+            # Whoever wanted forks is gone.
+            os._exit(125)
+        for name in [name for name in os.environ if name.startswith("GPVE_SECRET_")]:
+            del os.environ[name]
+        draw_anew()
+        return told["number"]
+
+    return checkpoint
 
 
 def run(argv, scope):
@@ -130,6 +176,9 @@ def start():
         os.write(SOCKET, f"{type(error).__name__}: {error}".encode()[:2000])
         sys.exit(1)
     scope.pop("__builtins__", None)
+    agent = type(sys)("gpve_agent")
+    agent.checkpoint = checkpoint_of(seed, config)
+    sys.modules["gpve_agent"] = agent
     rehearse(scope)
     gc.collect()
     gc.freeze()
@@ -142,6 +191,8 @@ def start():
     if claim is None:
         # Whoever would have said what to run is gone.
         os._exit(125)
+    if config["checkpoints"]:
+        os.set_inheritable(FORKS, False)
     become(claim)
     return claim["argv"], scope
 

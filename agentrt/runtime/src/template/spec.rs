@@ -63,6 +63,9 @@ pub fn settings(spec: &pb::TemplateSpec, context: &Context) -> Result<Settings, 
     if plan.1.level != Level::L3 {
         return Err(invalid("policy: level: templates are for agents at L3"));
     }
+    if plan.1.checkpoints && spec.no_fork {
+        return Err(invalid("no_fork: checkpoints (of the policy) are for agents that are forked from their template"));
+    }
     if plan.1.uid >= IDS_OF_INSTANCE || plan.1.gid >= IDS_OF_INSTANCE || plan.1.uid == 0 {
         return Err(invalid(format!("policy: identity: uid and gid are 1 to {} here", IDS_OF_INSTANCE - 1)));
     }
