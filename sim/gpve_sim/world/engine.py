@@ -22,6 +22,7 @@ from gpve.world.placer import NodeRows, Placer
 from gpve.world.store import StoreDown
 from gpve.world.turn import turn
 from gpve_sim.world.faults import AT_ENGINE, Fault, Faults
+from gpve_sim.world.later import Later
 from gpve_sim.world.nodes import SimNodes
 from gpve_sim.world.store import MemoryStore, MemoryTx
 
@@ -70,15 +71,12 @@ class World:
         for at, name in enumerate(self.nodes.names()):
             self.store.transact([Work(partial(renew, node=name, boot="0", engine="nobody yet"))])
             self.nodes.grant(name, self.rules.node_lease_s)
-            self._later(every_s * at / len(self.nodes.names()), self._beat, name, at)
-
-    def _later(self, after_s: float, what: Callable[..., None], *given: Any) -> None:
-        self.env.timeout(after_s).callbacks.append(lambda _: what(*given))
+            Later(self.env, every_s * at / len(self.nodes.names()), self._beat, name, at)
 
     def _beat(self, name: str, turn: int) -> None:
         if self.stopped:
             return
-        self._later(self.rules.node_lease_s / 3.0, self._beat, name, turn + 1)
+        Later(self.env, self.rules.node_lease_s / 3.0, self._beat, name, turn + 1)
         node, sent = self.nodes.by_name[name], self.env.now
         engines = [engine for engine in self.engines if engine.reaches(name)]
         if not self.nodes.reachable(name) or not engines:
@@ -87,14 +85,14 @@ class World:
 
         def acknowledge(granted: bool) -> None:
             if granted:
-                self._later(self.nodes.delay_s, grant)
+                Later(self.env, self.nodes.delay_s, grant)
 
         def grant() -> None:
             if node.boots == boot and self.nodes.reachable(name):
                 self.nodes.grant(name, sent + self.rules.node_lease_s)
 
         engine = engines[turn % len(engines)]
-        self._later(self.nodes.delay_s, engine.hear, name, str(boot), acknowledge)
+        Later(self.env, self.nodes.delay_s, engine.hear, name, str(boot), acknowledge)
 
     def start(self, engines: int = 2) -> None:
         """Start the engines."""
@@ -132,7 +130,8 @@ class SimEngine:
         self._parted_until: dict[str, float] = {}
         self._held_up = False
         self._turn_at = NEVER
-        self._timer: simpy.Event | None = None
+        self._turns = 0
+        """How often the time of the next turn was set anew: only the newest alarm counts."""
         self._begin()
         self._due(self.env.now)
 
@@ -192,13 +191,13 @@ class SimEngine:
         """See to it that a turn comes at ``at`` at the latest."""
         if at < self._turn_at:
             self._turn_at = at
-            self._timer = self.env.timeout(max(0.0, at - self.env.now))
-            self._timer.callbacks.append(self._awake)
+            self._turns += 1
+            Later(self.env, max(0.0, at - self.env.now), self._awake, self._turns)
 
-    def _awake(self, timer: simpy.Event) -> None:
-        if timer is not self._timer:
+    def _awake(self, turn: int) -> None:
+        if turn != self._turns:
             return
-        self._turn_at, self._timer = NEVER, None
+        self._turn_at = NEVER
         back_at = max(self._frozen_until, self._away_until)
         if self.env.now < back_at:
             self._held_up = True
