@@ -69,21 +69,14 @@ class _Active:
     inbox: list[Observation] = field(default_factory=list)
     due: float = NEVER
     """When it is to be looked at again, whatever comes back."""
+    soonest: float = NEVER
+    """When the first thing of it falls due, if nothing comes back."""
     timer: float = NEVER
-    """The soonest of its times on the worker's heap, at which it may turn out that nothing is due yet."""
+    """Its time on the worker's heap: not later than ``soonest``, which moves on while the task does."""
     sent: dict[tuple[str, Direction], tuple[float, str]] = field(default_factory=dict)
     """By (step, direction): when an answer is no longer expected, and of which node."""
     asked: dict[str, Question] = field(default_factory=dict)
     busy: bool = False
-
-    @property
-    def soonest(self) -> float:
-        """When something of it falls due, if nothing comes back."""
-        soonest = self.due
-        for until, _ in self.sent.values():
-            if until < soonest:
-                soonest = until
-        return soonest
 
 
 class Worker:
@@ -342,8 +335,8 @@ class Worker:
     def _soonest(self) -> float:
         """When the next thing of any task falls due.
 
-        A task has hardly more than one time on the heap. What fell due then is mostly over when that time is the
-        soonest of all; it is put back to where the task has something due by now.
+        What a time on the heap was meant for is mostly over when the time is the soonest of all: then it is put back
+        to where the task has something due by now.
         """
         timers = self._timers
         while timers:
@@ -354,15 +347,22 @@ class Worker:
             heapq.heappop(timers)
             if active is not None and active.timer == at:
                 active.timer = NEVER
-                self._arm(active)
+                self._set_timer(active)
         return NEVER
 
     def _arm(self, active: _Active) -> None:
-        """See to it that the heap has the soonest time at which something of a task falls due."""
-        soonest = active.soonest
-        if soonest < active.timer:
-            active.timer = soonest
-            heapq.heappush(self._timers, (soonest, active.row["id"]))
+        """Something may fall due sooner, or later, than it did before."""
+        soonest = active.due
+        for until, _ in active.sent.values():
+            if until < soonest:
+                soonest = until
+        active.soonest = soonest
+        self._set_timer(active)
+
+    def _set_timer(self, active: _Active) -> None:
+        if active.soonest < active.timer:
+            active.timer = active.soonest
+            heapq.heappush(self._timers, (active.timer, active.row["id"]))
 
     def _ring(self, active: _Active, now: float) -> None:
         """Something of a task is due."""

@@ -157,7 +157,7 @@ class SimEngine:
         self._parted_until[node] = max(self.env.now + for_s, self._parted_until.get(node, 0.0))
 
     def _parted(self, node: str) -> bool:
-        return self.env.now < self._parted_until.get(node, 0.0)
+        return node in self._parted_until and self.env.now < self._parted_until[node]
 
     def hear(self, node: str, boot: str, then: Callable[[bool], None]) -> None:
         """A node's beat arrives; as `Worker.hear`."""
@@ -264,7 +264,8 @@ class SimEngine:
 
     def send(self, operation: Operation, answer: Callable[[Operation, Outcome], None]) -> None:
         """As in `gpve.world.nodes.Nodes`; answers wait in the mail while the engine stands still."""
-        if self._crashed or self._fires(operation, (Fault.CRASH_BEFORE_SEND,)):
+        faults = self.world.faults
+        if self._crashed or (faults.plan and self._fires(operation, AT_SENDING)):
             self._crashed = True
             return
         if self._parted(operation.node):
@@ -274,7 +275,7 @@ class SimEngine:
         def arrive(operation: Operation, outcome: Outcome) -> None:
             if worker is not self.worker or self._parted(operation.node):
                 return
-            fault = self._fires(operation, (Fault.CRASH_BEFORE_RECORD, Fault.LEASE_STOLEN, Fault.CANCEL))
+            fault = self._fires(operation, AT_ANSWER) if faults.plan else None
             if fault is Fault.CRASH_BEFORE_RECORD:
                 self._crashed = True
             elif fault is Fault.LEASE_STOLEN:
@@ -309,7 +310,7 @@ class SimEngine:
             if fault is Fault.STORE_ERROR:
                 raise StoreDown
 
-        results = self.world.store.transact(works, before)
+        results = self.world.store.transact(works, before if self.world.faults.plan else None)
         if self.world.audited:
             self.world.findings += audit(self.world.store.rows, self.world.flows)
         if fault is Fault.STORE_LOST:
@@ -320,8 +321,6 @@ class SimEngine:
         return results
 
     def _at_record(self, tx: MemoryTx) -> Fault | None:
-        if not self.world.faults.plan:
-            return None
         for table, key, _ in tx.journal:
             event = self.world.store.tables["event"].get(key) if table == "event" else None
             if event is None:
@@ -393,4 +392,6 @@ class SimEngine:
         return self.world.store.rows(table, limit=limit, newest=newest, **equal)
 
 
+AT_SENDING = (Fault.CRASH_BEFORE_SEND,)
+AT_ANSWER = (Fault.CRASH_BEFORE_RECORD, Fault.LEASE_STOLEN, Fault.CANCEL)
 AT_RECORD = tuple(f for f in AT_ENGINE if f in (Fault.STORE_ERROR, Fault.STORE_LOST, Fault.CRASH_AFTER_RECORD))

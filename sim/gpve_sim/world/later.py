@@ -7,12 +7,12 @@ import simpy
 from simpy.events import NORMAL
 
 
-class Later(simpy.Event):
+class Later(simpy.Event):  # type: ignore[misc]  # simpy is untyped here
     """``what(*given)`` after so many seconds. As a timeout with one callback, made in one go."""
 
     def __init__(self, env: simpy.Environment, after_s: float, what: Callable[..., None], *given: Any) -> None:
         self.env = env
-        self.callbacks = [self._call]
+        self.callbacks = (self._call,)
         self._ok, self._value = True, None
         self._what, self._given = what, given
         env.schedule(self, NORMAL, after_s)

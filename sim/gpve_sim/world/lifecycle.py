@@ -411,13 +411,14 @@ def replay_lifecycle(
     check_models(trace.guests, nodes)
     guests = trace.guests
     arrivals = np.argsort(guests.arrival_s, kind="stable")
+    arrival_s = [*guests.arrival_s[arrivals].tolist(), NEVER]
     if not trace.departures:
         trace = replace(trace, guests=replace(guests, departure_s=np.full(len(guests), FOREVER)))
     drive = _Drive(trace, nodes, policy, seed, profile, queue, failures)
     started = time.perf_counter()
     at = 0
     while True:
-        next_arrival = float(guests.arrival_s[arrivals[at]]) if at < len(arrivals) else NEVER
+        next_arrival = arrival_s[at]
         next_change = drive.ahead[0][0] if drive.ahead else NEVER
         now = min(next_arrival, next_change)
         if now == NEVER:

@@ -130,7 +130,7 @@ class SimNodes:
 
     def send(self, operation: Operation, answer: Answer) -> None:
         """As in `gpve.world.nodes.Nodes`."""
-        fault = self.faults.at_node(operation)
+        fault = self.faults.at_node(operation) if self.faults.plan else None
         self._worked_on.setdefault(operation.task, set()).add(operation.node)
         Later(self.env, self.delay_s, self._arrive, operation, answer, fault)
         if fault is Fault.REPEAT:
@@ -191,13 +191,15 @@ class SimNodes:
         return self.by_name[name].up and not self._is_cut_off(name)
 
     def _is_cut_off(self, name: str) -> bool:
-        return self.env.now < self._cut_until.get(name, 0.0)
+        return name in self._cut_until and self.env.now < self._cut_until[name]
 
     def _unleased(self, node: SimNode, operation: Operation) -> bool:
         """Whether the guest of an operation needs a lease that is not there."""
+        if self.env.now < node.lease_until:
+            return False
         guest = operation.arguments.get("guest")
         needs = guest in node.hardware.ha or operation.arguments.get("spec", {}).get("ha", False)
-        return bool(needs) and self.env.now >= node.lease_until
+        return bool(needs)
 
     def _come_back(self, node: SimNode) -> None:
         node.up = True

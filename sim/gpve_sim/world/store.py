@@ -251,13 +251,12 @@ class MemoryTx:
             raise ValueError(f"table {table}: columns {sorted(row)} are not {sorted(shape.columns)}")
         key = shape.key(row)
         for columns, values in shape.unique:
-            self._check_unique(table, key, row, columns, values)
+            old = self._store.tables[table].get(key)
+            if old is None or values(old) != values(row):
+                self._check_unique(table, row, columns)
         self.journal.append((table, key, self._store.set(table, key, row)))
 
-    def _check_unique(self, table: str, key: Key, row: Row, columns: Sequence[str], values: Values) -> None:
-        old = self._store.tables[table].get(key)
-        if old is not None and values(old) == values(row):
-            return
+    def _check_unique(self, table: str, row: Row, columns: Sequence[str]) -> None:
         if self._store.find(table, {column: row[column] for column in columns}):
             raise ValueError(f"table {table}: a second row with {[row[column] for column in columns]}")
 
