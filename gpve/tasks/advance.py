@@ -5,12 +5,13 @@ sent is recorded (event and outbox row) and handed back, and is sent after the c
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpve.tasks.errors import Conflict, Fenced, Refuse
-from gpve.tasks.events import Event, Kind, decode, encode, to_row
+from gpve.tasks.events import Event, Kind, encode, to_row
 from gpve.tasks.flow import Context, Flow, InStore, OnNode, Place
 from gpve.tasks.ledger import Row, Tx
 from gpve.tasks.machine import OVER, Direction, Move, committed, context, in_doubt, observe, plan
@@ -21,8 +22,9 @@ from gpve.tasks.state import CLOSED, At, Status, TaskState, apply
 UNDER_WAY = frozenset((At.SENT, At.UNDOING))
 
 
-class Operation(NamedTuple):
-    """A command to a node. Its first three fields are its key. ``tombstone``: only forbid the forward direction."""
+@dataclass(frozen=True)
+class Operation:
+    """A command to a node. Its key is (task, step, direction); ``tombstone``: only forbid the forward direction."""
 
     task: int
     step: str
@@ -36,7 +38,8 @@ class Operation(NamedTuple):
     attempt_s: float = 60.0
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True)
+class Question:
     """A decision that the scheduler is asked for."""
 
     task: int
@@ -44,7 +47,8 @@ class Question(NamedTuple):
     place: Place
 
 
-class Observation(NamedTuple):
+@dataclass(frozen=True)
+class Observation:
     """What came back for a step: an outcome of its command, or a decision for its question."""
 
     step: str
@@ -279,7 +283,7 @@ def _outbox_row(operation: Operation, now: float, relay: bool) -> Row:
 
 def operation_of(row: Row) -> Operation:
     """The operation of an outbox row."""
-    carried = decode(row["arguments"])
+    carried = json.loads(row["arguments"])
     direction: Direction = "do" if row["direction"] == "do" else "undo"
     return Operation(
         row["task"],
@@ -299,27 +303,24 @@ def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> bo
     freed = False
     over, under_way = 0, None
     for step in flow.steps:
-        at = state.steps.get(step.name)
-        if at is None:
-            continue
-        if at.at in OVER:
+        at = state.step(step.name).at
+        if at in OVER:
             over += 1
-        elif under_way is None and at.at in UNDER_WAY:
+        elif under_way is None and at in UNDER_WAY:
             under_way = step.name
     after: Row = {
         **row,
-        "status": str(state.status),
+        "status": state.status.value,
         "seq": state.seq,
         "committed": committed(flow, state),
         "step": under_way,
-        "progress": max(row["progress"], over / (len(flow.steps) or 1)),
+        "progress": max(row["progress"], over / max(1, len(flow.steps))),
         "reason": _reason(flow, state),
     }
     if state.status is Status.STUCK:
         # Nobody owns it until an operator resumes it; its locks stay.
         after["owner"] = None
-        rests = ((step.name, state.step(step.name).gave_up) for step in flow.steps)
-        text = "; ".join(f"{name}: {why}" for name, why in rests if why is not None)
+        text = "; ".join(f"{name}: {step.gave_up}" for name, step in state.steps.items() if step.gave_up is not None)
         tx.put("alarm", {"task": row["id"], "at": tx.now, "text": text})
     if state.status in CLOSED:
         after["owner"], after["closed_at"] = None, tx.now
@@ -341,9 +342,7 @@ def _reason(flow: Flow, state: TaskState) -> str | None:
         return state.failed
     if state.waiting is not None:
         return "; ".join(f"{count} nodes: {reason}" for reason, count in sorted(state.waiting.items()))
-    if state.status not in CLOSED:
-        for step in flow.steps:
-            at = state.steps.get(step.name)
-            if at is not None and at.said is not None:
-                return f"{step.name}: {at.said}"
-    return None
+    if state.status in CLOSED:
+        return None
+    said = ((step.name, state.step(step.name).said) for step in flow.steps)
+    return next((f"{name}: {text}" for name, text in said if text is not None), None)

@@ -7,9 +7,9 @@ return one command. They decide nothing else: no clock, no randomness, so a log 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,16 +22,17 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Context(NamedTuple):
+@dataclass(frozen=True)
+class Context:
     """What a step's functions may look at."""
 
     task: int
     target: int | str | None
     """The guest (or volume, network, node) that the flow is about."""
     body: Any
-    facts: Mapping[str, Any] = {}
+    facts: Mapping[str, Any] = field(default_factory=dict)
     """What `Flow.read` found when the task had all its locks."""
-    results: Mapping[str, Mapping[str, Any]] = {}
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By step: what its `Done` carried."""
 
     @property
@@ -41,7 +42,8 @@ class Context(NamedTuple):
         return str(placed["node"] if placed else self.facts["guest"]["node"])
 
 
-class OnNode(NamedTuple):
+@dataclass(frozen=True)
+class OnNode:
     """An operation on a node. ``resource``: what the epoch fences, one owner at a time."""
 
     node: str
@@ -50,14 +52,16 @@ class OnNode(NamedTuple):
     resource: str
 
 
-class InStore(NamedTuple):
+@dataclass(frozen=True)
+class InStore:
     """A change of the store alone: made in the very transaction that records the step."""
 
     verb: str
     arguments: Mapping[str, Any]
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Find a node and claim what the guest needs there. The scheduler decides; the claim is written with the record."""
 
     guest: int
@@ -119,14 +123,16 @@ class Step:
     only_if: Callable[[Context], bool] | None = None
 
 
-class Lock(NamedTuple):
+@dataclass(frozen=True)
+class Lock:
     """A wish for a resource: ``guest/100``, ``network/lan``. Shared locks are held together."""
 
     resource: str
     shared: bool = False
 
 
-class Opened(NamedTuple):
+@dataclass(frozen=True)
+class Opened:
     """What `Flow.open` made when the task was submitted."""
 
     target: int | str | None

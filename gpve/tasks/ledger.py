@@ -1,7 +1,8 @@
 """What the pure core sees of a store: the rows, inside one transaction."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
@@ -35,7 +36,8 @@ class Tx(Protocol):
         """The next number of a counter of the whole store (`task`, `guest`, `epoch`)."""
 
 
-class Work(NamedTuple):
+@dataclass(frozen=True)
+class Work:
     """A piece of work for one transaction: all of its writes, or, if it raises, none of them.
 
     ``reads``: (table, key) pairs that it will want for certain; a store fetches them for many works at once.

@@ -56,15 +56,14 @@ class Make:
 
 def key_of(operation: Operation) -> OpKey:
     """The key of an operation."""
-    return operation[:3]
+    return operation.task, operation.step, operation.direction
 
 
 def admit(journal: Journal, operation: Operation) -> Outcome | Make:
     """What to do with a command that arrived: answer at once, or make its effect and then call `record`."""
-    newest = journal.newest(operation.resource)
-    if operation.epoch < newest:
+    if operation.epoch < journal.newest(operation.resource):
         return Refused(STALE)
-    if operation.epoch > newest:
+    if operation.epoch > journal.newest(operation.resource):
         journal.fence(operation.resource, operation.epoch)
     result = journal.done(key_of(operation))
     if result is not None:

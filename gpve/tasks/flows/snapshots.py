@@ -1,9 +1,10 @@
 """Snapshots of guests of any kind (an agent's are called checkpoints): their names stand in the guest's spec."""
 
+import json
 from typing import Any
 
 from gpve.tasks.errors import Forbidden, NotFound
-from gpve.tasks.events import decode, encode
+from gpve.tasks.events import encode
 from gpve.tasks.flow import Context
 from gpve.tasks.flows.guests import Name, OnGuest
 from gpve.tasks.ledger import Row, Tx
@@ -20,7 +21,7 @@ class Snapshot(OnGuest):
 
 def names(guest: Row) -> list[str]:
     """The guest's snapshots, the oldest first."""
-    found: list[str] = decode(guest["spec"]).get("snapshots", [])
+    found: list[str] = json.loads(guest["spec"]).get("snapshots", [])
     return found
 
 
@@ -44,5 +45,5 @@ def known(tx: Tx, guest: Row, body: Any) -> None:
 
 def noted(tx: Tx, seen: Context, guest: Row) -> Row:
     """The row of a guest that has one more."""
-    spec = decode(guest["spec"])
+    spec = json.loads(guest["spec"])
     return {**guest, "spec": encode({**spec, "snapshots": [*spec.get("snapshots", []), seen.body.name]})}

@@ -72,6 +72,8 @@ class Faults:
 
     def fire(self, step: str, direction: str, among: Sequence[Fault]) -> Fault | None:
         """The fault planned for this point, once."""
+        if not self.plan:
+            return None
         for injection in self.plan:
             here = (injection.step, injection.direction) == (step, direction) and injection.fault in among
             if here and injection not in self.fired:

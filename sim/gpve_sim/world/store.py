@@ -14,13 +14,13 @@ from gpve.tasks.state import CLOSED
 from gpve.tasks.tables import COUNTERS, TABLES, Table
 
 Rows = dict[Key, Row]
-Index = dict[Any, dict[Key, None]]
-"""By the value of a column, or the values of some: the keys of the rows that have them. Made when first asked for."""
-Values = Callable[[Row], Any]
+Index = dict[tuple[Any, ...], dict[Key, None]]
+"""By the values of some columns: the keys of the rows that have them. Made when it is first asked for."""
+Values = Callable[[Row], tuple[Any, ...]]
 
 
-def _key_of(columns: Sequence[str]) -> Values:
-    """What picks the key out of a row: a tuple, of one column as well."""
+def _values(columns: Sequence[str]) -> Values:
+    """What picks the values of some columns out of a row."""
     if len(columns) == 1:
         (column,) = columns
         return lambda row: (row[column],)
@@ -33,21 +33,16 @@ class _Shape:
 
     columns: KeysView[str]
     key: Values
-    unique: tuple[tuple[tuple[str, ...], Values], ...]
-    """Columns whose values no two rows share, and what picks them out of a row."""
+    unique: tuple[tuple[str, ...], ...]
     revised: bool
     """Its rows carry the revision of their last change."""
 
     @staticmethod
     def of(table: Table) -> "_Shape":
-        unique = tuple((columns, itemgetter(*columns)) for columns in table.unique)
-        return _Shape(table.columns.keys(), _key_of(table.key), unique, "revision" in table.columns)
+        return _Shape(table.columns.keys(), _values(table.key), table.unique, "revision" in table.columns)
 
 
 SHAPES = {name: _Shape.of(table) for name, table in TABLES.items()}
-TOLD = frozenset(("node", "claim"))
-"""Tables of whose changes the store itself takes note."""
-WATCHED = TOLD.union(name for name, table in TABLES.items() if table.watched)
 
 
 class MemoryStore:
@@ -192,13 +187,12 @@ class MemoryStore:
         columns = tuple(equal)
         found = self._indexes[table].get(columns)
         if found is None:
-            values, index = self._indexes[table][columns] = (itemgetter(*columns), {})
+            values, index = self._indexes[table][columns] = (_values(columns), {})
             for key, row in rows.items():
                 index.setdefault(values(row), {})[key] = None
         else:
             index = found[1]
-        wanted = tuple(equal.values())
-        keys = index.get(wanted if len(wanted) > 1 else wanted[0])
+        keys = index.get(tuple(equal.values()))
         if not keys:
             return []
         return [rows[key] for key in (sorted(keys) if len(keys) > 1 else keys)]
@@ -208,16 +202,16 @@ class MemoryStore:
         rows = self.tables[table]
         old = rows.get(key)
         for values, index in self._indexes[table].values():
-            if old is not None:
-                before = values(old)
-                if row is not None and values(row) == before:
-                    continue
-                keys = index[before]
-                del keys[key]
-                if not keys:
-                    del index[before]
-            if row is not None:
-                index.setdefault(values(row), {})[key] = None
+            before = None if old is None else values(old)
+            after = None if row is None else values(row)
+            if before != after:
+                if before is not None:
+                    keys = index[before]
+                    del keys[key]
+                    if not keys:
+                        del index[before]
+                if after is not None:
+                    index.setdefault(after, {})[key] = None
         if row is None:
             rows.pop(key, None)
         else:
@@ -250,13 +244,14 @@ class MemoryTx:
         if row.keys() != shape.columns:
             raise ValueError(f"table {table}: columns {sorted(row)} are not {sorted(shape.columns)}")
         key = shape.key(row)
-        for columns, values in shape.unique:
-            old = self._store.tables[table].get(key)
-            if old is None or values(old) != values(row):
-                self._check_unique(table, row, columns)
+        for columns in shape.unique:
+            self._check_unique(table, key, row, columns)
         self.journal.append((table, key, self._store.set(table, key, row)))
 
-    def _check_unique(self, table: str, row: Row, columns: Sequence[str]) -> None:
+    def _check_unique(self, table: str, key: Key, row: Row, columns: Sequence[str]) -> None:
+        old = self._store.tables[table].get(key)
+        if old is not None and all(old[column] == row[column] for column in columns):
+            return
         if self._store.find(table, {column: row[column] for column in columns}):
             raise ValueError(f"table {table}: a second row with {[row[column] for column in columns]}")
 
@@ -287,8 +282,7 @@ class MemoryTx:
         self.take("revision")
         store = self._store
         position = 0
-        heard = WATCHED if store.watched else TOLD
-        for table, key in dict.fromkeys([(table, key) for table, key, _ in self.journal if table in heard]):
+        for table, key in dict.fromkeys([(table, key) for table, key, _ in self.journal]):
             if table == "node":
                 store.changed(key[0])
             elif table == "claim" and store.released is not None and key not in store.tables["claim"]:
