@@ -95,7 +95,16 @@ def node_agent(
     if agents not in ("real", "simulated", "auto"):
         raise typer.BadParameter("real, simulated or auto are wanted", param_hint="--agents")
     settings = Settings(
-        directory, server, token, name or (sockets.gethostname().lower() if token else ""), socket, agents, reserve
+        directory,
+        server,
+        token,
+        name or (sockets.gethostname().lower() if token else ""),
+        socket,
+        agents,
+        reserve,
+        cpu_milli=cpu,
+        memory_mib=memory,
+        simulated=simulated,
     )
     if check:
         from gpve.cli.console import print_json
@@ -103,7 +112,7 @@ def node_agent(
         print_json(preflight(settings))
         return
     logs.begin(log)
-    serve(Settings(**{**vars(settings), "cpu_milli": cpu, "memory_mib": memory, "simulated": simulated}))
+    serve(settings)
 
 
 def swarm(

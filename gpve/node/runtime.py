@@ -226,7 +226,10 @@ class Runtime:
 
     async def usage(self) -> dict[int, Spent]:
         """As in `gpve.node.executor.Executor`."""
-        reply = await self._daemon.Stats(pb.StatsRequest(), timeout=ANSWER_S)
+        try:
+            reply = await self._daemon.Stats(pb.StatsRequest(), timeout=ANSWER_S)
+        except grpc.RpcError as error:
+            raise _call_error(error) from error
         ours = ((guest_of(one.id), one) for one in reply.stats)
         return {guest: Spent(one.cpu_ns, one.memory_bytes) for guest, one in ours if guest is not None}
 
@@ -289,7 +292,7 @@ class Runtime:
             async for frame in frames:
                 yield frame
         except grpc.RpcError as error:
-            raise CallError(KINDS.get(error.code(), "unavailable"), error.details()) from error
+            raise _call_error(error) from error
 
     async def _logs(self, asked: Mapping[str, Any]) -> AsyncIterator[Frame]:
         request = pb.LogsRequest(
@@ -349,6 +352,11 @@ class Runtime:
                 "denials": dict(one.denials),
             }
         yield 1, orjson.dumps(told), None
+
+
+def _call_error(error: grpc.RpcError) -> CallError:
+    """What the daemon refused, as a caller is told it."""
+    return CallError(KINDS.get(error.code(), "unavailable"), error.details())
 
 
 def _ended_by_us(agent: pb.Agent) -> bool:

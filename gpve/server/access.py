@@ -22,7 +22,8 @@ PATIENCE_S = 20.0
 """For the store; then the caller is told that it does not answer."""
 AT_ONCE = 2000
 """Changes that wait for a transaction; who comes then is asked to come later."""
-PROJECT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+"""Of a project, or of a node."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ class Access:
             raise Problem(429, "too-many", f"{AT_ONCE} changes wait already", retry_after_s=1)
         if wish.key is not None and not KEY.fullmatch(wish.key):
             raise BadBody(flow, "Idempotency-Key", "1 to 128 printable ASCII characters without blanks are wanted")
-        if not PROJECT.fullmatch(wish.project):
-            raise BadBody(flow, "project", "1 to 63 lower-case letters, digits, dots and dashes are wanted")
+        check_name(flow, "project", wish.project)
         check = (
             None
             if wish.revision is None
@@ -89,6 +89,12 @@ class Access:
         if not rows:
             raise NotFound(table, key)
         return rows[0]
+
+
+def check_name(what: str, field: str, name: str) -> None:
+    """Raise `BadBody` for what is no name of a project or a node."""
+    if not NAME.fullmatch(name):
+        raise BadBody(what, field, "1 to 63 lower-case letters, digits, dots and dashes are wanted")
 
 
 def flow_of(name: str) -> Flow:

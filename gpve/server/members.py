@@ -2,12 +2,11 @@
 
 import asyncio
 import json
-import re
 from typing import Any
 
 from gpve.model.kinds import KINDS, taint_without
 from gpve.server import authority as certs
-from gpve.server.access import Access, Wish
+from gpve.server.access import Access, Wish, check_name
 from gpve.server.authority import Authority
 from gpve.server.problems import Problem
 from gpve.server.sessions import SessionNodes
@@ -19,8 +18,6 @@ from gpve.tasks.flows.node_drain import OnNodeItself
 from gpve.tasks.flows.node_survey import NodeSurvey, node_survey
 from gpve.tasks.ledger import Row, Tx
 from gpve.tasks.submit import Request
-
-NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 
 
 class Members:
@@ -38,8 +35,7 @@ class Members:
 
     async def join(self, token: str, name: str, csr: bytes) -> tuple[bytes, list[str]]:
         """A node joins with a one-time token: its certificate, and where sessions are served."""
-        if not NODE_NAME.fullmatch(name):
-            raise BadBody("join", "name", "1 to 63 lower-case letters, digits, dots and dashes are wanted")
+        check_name("join", "name", name)
         certificate = certs.node_certificate(self._authority, name, csr)
 
         def run(tx: Tx) -> None:

@@ -28,6 +28,8 @@ class Policies:
     def __init__(self, default: Policy) -> None:
         self.default = default
         self._ready = {default.name: default}
+        self._unknown: set[str] = set()
+        """Policies that this version does not have, and has said so."""
         self._of: dict[str, Policy] = {}
         """By project. Replaced as a whole: the engine's thread reads it."""
 
@@ -45,7 +47,9 @@ class Policies:
                 try:
                     policy = load(name)
                 except InputError as error:
-                    LOG.warning("project %r keeps the policy it had: %s", row["project"], error)
+                    if name not in self._unknown:
+                        self._unknown.add(name)
+                        LOG.warning("project %r keeps the policy it had: %s", row["project"], error)
                     if row["project"] in self._of:
                         of[row["project"]] = self._of[row["project"]]
                     continue

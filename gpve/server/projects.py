@@ -3,7 +3,7 @@
 from typing import Any
 
 from gpve.scheduler.policy import NAMES
-from gpve.server.access import PROJECT, Access
+from gpve.server.access import Access, check_name
 from gpve.server.policies import CLUSTER, Policies
 from gpve.tasks.errors import BadBody
 from gpve.tasks.flows.guests import no_use
@@ -23,7 +23,7 @@ class Projects:
 
     async def limit(self, project: str, limits: dict[str, int | None]) -> Row:
         """Give a project limits: of guests, cpu_milli, memory_mib; None is no limit. What it has it keeps."""
-        _named("quota", project)
+        check_name("quota", "project", project)
 
         def run(tx: Tx) -> Row:
             row = {**(tx.get("quota", project) or no_use(project)), **limits}
@@ -44,7 +44,7 @@ class Projects:
         Guests that run stay where they are. Other servers follow within seconds.
         """
         if project != CLUSTER:
-            _named("policy", project)
+            check_name("policy", "project", project)
         if policy is not None and policy not in NAMES:
             raise BadBody("policy", "policy", f"no {policy!r}; there are {', '.join(NAMES)}")
 
@@ -61,8 +61,3 @@ class Projects:
     async def refresh(self) -> None:
         """Use the policies that the store names."""
         await self._policies.take_over(await self._access.read(self._access.store.rows, "placement"))
-
-
-def _named(what: str, project: str) -> None:
-    if not PROJECT.fullmatch(project):
-        raise BadBody(what, "project", "1 to 63 lower-case letters, digits, dots and dashes are wanted")

@@ -1,6 +1,5 @@
 """The gRPC API: the same use cases as HTTP's, in messages."""
 
-import asyncio
 import inspect
 import json
 import logging
@@ -65,8 +64,9 @@ def _answered(control: Control, name: str, method: Callable[..., Any]) -> Callab
             METRICS.calls.labels(name, "OK").inc()
             return answer
         except Exception as error:
-            failed = problem_of(error).status >= 500
-            await _abort(name, context, error)
+            problem = problem_of(error)
+            failed = problem.status >= 500
+            await _abort(name, context, error, problem)
         finally:
             _trace(control, name, context, began, answer.id if isinstance(answer, pb.Task) else None, failed)
 
@@ -82,8 +82,9 @@ def _streamed(control: Control, name: str, method: Callable[..., Any]) -> Callab
                 yield message
             METRICS.calls.labels(name, "OK").inc()
         except Exception as error:
-            failed = problem_of(error).status >= 500
-            await _abort(name, context, error)
+            problem = problem_of(error)
+            failed = problem.status >= 500
+            await _abort(name, context, error, problem)
         finally:
             _trace(control, name, context, began, None, failed)
 
@@ -98,10 +99,10 @@ def _trace(control: Control, name: str, context: Any, began_ns: int, task: int |
         control.tracing.request(f"gpve.v1.{name}", began_ns, time.time_ns(), said, attributes, failed, task)
 
 
-async def _abort(name: str, context: Any, error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError | asyncio.CancelledError):
+async def _abort(name: str, context: Any, error: Exception, problem: Problem) -> None:
+    if isinstance(error, grpc.aio.AbortError):
         raise error
-    problem, request = problem_of(error), uuid.uuid4().hex
+    request = uuid.uuid4().hex
     if problem.status == 500:
         LOG.error("a defect in %s", name, exc_info=error, extra={"request": request})
     METRICS.calls.labels(name, problem.code.name).inc()

@@ -25,8 +25,9 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 MOST_WAITING = 10_000
 """Tasks whose spans are yet to be made; those beyond are not traced."""
 AT_ONCE = 50
-BEGINS = {Kind.STARTED: "do", Kind.WAITING: "do", Kind.UNDOING: "undo"}
-ENDS = (Kind.DONE, Kind.REFUSED, Kind.UNKNOWN, Kind.UNDONE, Kind.UNDO_AGAIN)
+BEGINS = (Kind.STARTED, Kind.WAITING, Kind.UNDOING)
+UNDOES = (Kind.UNDONE, Kind.UNDO_AGAIN)
+ENDS = (Kind.DONE, Kind.REFUSED, Kind.UNKNOWN, *UNDOES)
 NS = 1_000_000_000
 
 
@@ -109,7 +110,7 @@ class Tracing:
             elif event.kind in ENDS:
                 # What the store itself does has no beginning in the log: it follows what came before.
                 began = begun.pop(event.step, log[at - 1])
-                way = BEGINS.get(began.kind, "do")
+                way = "undo" if event.kind in UNDOES else "do"
                 name = event.step if way == "do" else f"undo {event.step}"
                 context = _context(self._cluster, row["id"], str(at))
                 told = {"gpve.step": event.step, "gpve.direction": way, "gpve.outcome": event.kind.value}

@@ -37,7 +37,7 @@ DEEPEST = 32
 """Levels of a JSON document."""
 BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{\]}]', re.DOTALL)
 """Strings and brackets; a string that does not end goes to the end, or hostile bodies take a time that is quadratic."""
-TASK = re.compile(r"/api/v1/tasks/([0-9]+)")
+TASK = re.compile(PREFIX + r"/tasks/([0-9]+)")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {

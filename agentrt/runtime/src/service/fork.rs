@@ -8,6 +8,7 @@ use crate::fault::{Fault, aborted, failed_in, invalid};
 use crate::spawner::protocol::Ask;
 use crate::store::record::Record;
 use crate::store::requests::fingerprint;
+use crate::template::{Parked, Shared};
 use crate::{pb, random, spec, template};
 use prost::Message;
 use serde_json::json;
@@ -45,9 +46,7 @@ async fn try_fork(context: &Arc<Context>, request: pb::ForkRequest) -> Result<Ve
         match template::fork(context, &template, &settings, &origin).await {
             Ok(parked) => waiting.push(parked),
             Err(problem) => {
-                for parked in waiting {
-                    parked.discard(context, &template).await;
-                }
+                discard(waiting, context, &template).await;
                 return Err(failed_in(&request.id, &format!("it could not be forked: {problem}")));
             }
         }
@@ -70,9 +69,7 @@ async fn try_fork(context: &Arc<Context>, request: pb::ForkRequest) -> Result<Ve
             order: json!({"number": number}),
         };
         if let Err(fault) = enlist(context, newcomer, &template).await {
-            for parked in waiting {
-                parked.discard(context, &template).await;
-            }
+            discard(waiting, context, &template).await;
             return Err(fault);
         }
     }
@@ -80,6 +77,12 @@ async fn try_fork(context: &Arc<Context>, request: pb::ForkRequest) -> Result<Ve
     // Where the spawner has died meanwhile, the agent sees that itself.
     let _ = context.spawner_of(&template.name).call(go_on, Vec::new(), None).await;
     Ok(ids)
+}
+
+async fn discard(waiting: impl IntoIterator<Item = Parked>, context: &Context, template: &Shared) {
+    for parked in waiting {
+        parked.discard(context, template).await;
+    }
 }
 
 fn record(request: &pb::ForkRequest, origin: &Origin) -> Record {

@@ -1,24 +1,21 @@
 //! What the spawner does with the Agent Kernel: plans prepared once, agents launched, programs added, workspaces held.
 
-use super::init::AgentHooks;
+use super::files::Files;
+use super::network::{in_network, network_with_proxy, proxy_socket, tcp_socket};
 use super::protocol::{Answer, ExecAsk, Kind, LaunchAsk, Program, Who};
-use crate::logs::{CHUNK, SEGMENTS, segment_name, writer::Writer};
 use crate::{process, status};
 use agent_kernel::archive::Limits;
 use agent_kernel::cgroup::{Cgroup, Handle};
 use agent_kernel::image::{Digest, Store};
 use agent_kernel::launch::NETWORK;
 use agent_kernel::policy::Root;
-use agent_kernel::sys;
 use agent_kernel::{
     Host, Identity, Launch, Launched, Ordered, Plan, Prepared, Seed, Workspace, launch, launch_forked, launch_into,
 };
-use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -380,50 +377,6 @@ fn not_at_a_checkpoint() -> String {
     "it is not at a checkpoint (its program calls gpve_agent.checkpoint())".into()
 }
 
-/// Does something in another network, which a descriptor of it or of a process in it names.
-fn in_network<T>(network: BorrowedFd, work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    let home = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
-    sys::setns(network.as_raw_fd(), libc::CLONE_NEWNET as u64)
-        .map_err(|e| format!("the agent's network cannot be reached: {e}"))?;
-    let done = work();
-    come_home(&home);
-    done
-}
-
-/// To go on in an agent's network would be worse than to end: the daemon starts another spawner.
-fn come_home(home: &File) {
-    if let Err(e) = sys::setns(home.as_raw_fd(), libc::CLONE_NEWNET as u64) {
-        eprintln!("spawner: it cannot come back from an agent's network: {e}");
-        std::process::exit(1);
-    }
-}
-
-fn tcp_socket() -> Result<OwnedFd, String> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
-        .map_err(|e| format!("the agent's network: socket: {e}"))
-}
-
-/// A socket that listens for the egress proxy in the network that we are in.
-fn proxy_socket() -> Result<OwnedFd, String> {
-    crate::egress::listen(tcp_socket()?).map_err(|e| format!("the agent's network: the egress proxy: {e}"))
-}
-
-/// A network with a loopback interface, and a socket that listens there for the egress proxy: made before anything of the
-/// agent runs, so that the agent finds it, and cannot take its place.
-fn network_with_proxy() -> Result<(OwnedFd, OwnedFd), String> {
-    let home = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
-    sys::unshare(libc::CLONE_NEWNET as u64).map_err(|e| format!("the agent's network: {e}"))?;
-    let made = (|| -> Result<(OwnedFd, OwnedFd), String> {
-        sys::loopback_up().map_err(|e| format!("the agent's network: loopback: {e}"))?;
-        let socket = proxy_socket()?;
-        let network = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
-        Ok((network.into(), socket))
-    })();
-    come_home(&home);
-    made
-}
-
 /// The directory of a daemon's images.
 pub fn images(root: &Path) -> PathBuf {
     root.join("images")
@@ -497,91 +450,8 @@ fn environment(env: &[(String, String)]) -> Result<Vec<CString>, String> {
     Ok(all)
 }
 
-/// What a run needs of the host's files and pipes.
-struct Files {
-    hooks: AgentHooks,
-    denials: OwnedFd,
-    stdin_read: Option<OwnedFd>,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    heartbeat_write: Option<OwnedFd>,
-    null: OwnedFd,
-}
-
-impl Files {
-    fn open(ask: &LaunchAsk) -> Result<Files, String> {
-        Self::try_open(ask).map_err(|e| format!("the files in {} cannot be made: {e}", ask.dir))
-    }
-
-    fn try_open(ask: &LaunchAsk) -> io::Result<Files> {
-        let dir = Path::new(&ask.dir);
-        let file = |name: &str| -> io::Result<OwnedFd> {
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            Ok(rustix::fs::open(dir.join(name), flags, Mode::from_raw_mode(0o600))?)
-        };
-        let status = file("status")?;
-        status::Launched::default().write(&status)?;
-        status::Ended::default().write(&status)?;
-        status::Heartbeat::default().write(&status)?;
-        let mut segments = Vec::with_capacity(SEGMENTS);
-        for i in 0..SEGMENTS {
-            segments.push(file(&segment_name(i))?);
-        }
-        let log_fds = segments.iter().map(AsRawFd::as_raw_fd).chain([status.as_raw_fd()]).collect();
-        let Ok(segments) = <[OwnedFd; SEGMENTS]>::try_from(segments) else { unreachable!("as many as were asked for") };
-        let log_status = status.try_clone()?;
-        let mut log_fds: Vec<i32> = log_fds;
-        log_fds.push(log_status.as_raw_fd());
-        let log = Writer::open(segments, log_status, ask.log_bytes, ask.log_rate)?;
-        let (stdout_read, stdout) = half_blocking()?;
-        let (stderr_read, stderr) = half_blocking()?;
-        let (heartbeat_read, heartbeat_write) = if ask.heartbeat {
-            let (read, write) = half_blocking()?;
-            // The program must never hang because nobody counts its beats.
-            rustix::io::ioctl_fionbio(&write, true)?;
-            (Some(read), Some(write))
-        } else {
-            (None, None)
-        };
-        let (stdin_read, stdin) = if ask.stdin { stdin_fifo(dir)? } else { (None, None) };
-        let hooks = AgentHooks {
-            run: ask.run,
-            status,
-            log,
-            log_fds,
-            stdout: Some(stdout_read),
-            stderr: Some(stderr_read),
-            heartbeat: heartbeat_read,
-            stdin,
-            beats: 0,
-            buffer: vec![0; CHUNK],
-        };
-        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Files { hooks, denials: file("denials")?, stdin_read, stdout, stderr, heartbeat_write, null })
-    }
-}
-
 /// Ours and theirs.
 fn orders_socket() -> Result<(OwnedFd, OwnedFd), String> {
     let kind = SocketType::STREAM;
     rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).map_err(|e| format!("a socket: {e}"))
-}
-
-/// A pipe whose read end does not block.
-fn half_blocking() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-    rustix::io::ioctl_fionbio(&read, true)?;
-    Ok((read, write))
-}
-
-/// A FIFO that the daemon writes to whenever somebody is attached; init holds it open in between.
-fn stdin_fifo(dir: &Path) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
-    let path = dir.join("stdin");
-    match rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(e) => return Err(e.into()),
-    }
-    let held = rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
-    let read = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
-    Ok((Some(read), Some(held)))
 }

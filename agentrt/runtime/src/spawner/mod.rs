@@ -5,8 +5,10 @@
 //! daemon, nor children, nor workspaces. It may die too: agents live on under their inits, and the daemon starts another.
 
 pub mod client;
+mod files;
 pub mod init;
 pub mod launch;
+mod network;
 pub mod protocol;
 pub mod server;
 pub mod wire;
