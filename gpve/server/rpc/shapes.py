@@ -100,7 +100,7 @@ def node(row: Row) -> pb.Node:
 
 
 def page_of(text: str) -> int | None:
-    """Behind which number a page begins; None: the first one. Raises `BadBody`."""
+    """Behind which number a page begins; None: the first one. Raises `Problem`."""
     if not text:
         return None
     if not text.isdigit() or len(text) > 15:
@@ -109,7 +109,7 @@ def page_of(text: str) -> int | None:
 
 
 def size_of(size: int) -> int:
-    """How many rows a page has. Raises `BadBody`."""
+    """How many rows a page has. Raises `Problem`."""
     if not 0 <= size <= 1000:
         raise Problem(422, "bad-field", "size: 1 to 1000 are wanted", [("size", "1 to 1000 are wanted")])
     return size or 100
