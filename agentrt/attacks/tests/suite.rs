@@ -41,6 +41,8 @@ fn no_attack_succeeds_that_its_level_promises_to_stop() {
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(summary["counted"].as_u64() >= Some(80), "{summary}");
     documented(&rows);
+    let (rows, lent) = suite(&["--lent"]).unwrap();
+    assert!(lent["failures"] == 0 && lent["runs"].as_u64() >= Some(80), "in networks that are lent: {rows:#?}");
     // A layer left out is seen at once, so the suite can fail.
     for layer in ["seccomp", "landlock"] {
         let (_, summary) = suite(&["--without", layer, "--launcher", "root"]).unwrap();

@@ -7,16 +7,18 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent_kernel::{Cgroup, Host, Identity, Launch, Policy, Prepared, compile, launch, sys};
+use agent_kernel::{Cgroup, Host, Identity, Launch, Network, Networks, Policy, Prepared, compile, launch, sys};
 
 /// What a spawner holds: everything that agents of one policy share.
 struct Launcher {
     host: Host,
     prepared: Prepared,
     identity: Identity,
+    networks: Networks,
     number: u64,
 }
 
@@ -28,11 +30,12 @@ impl Launcher {
         let plan = compile(&policy, &host).expect("a plan");
         let prepared = Prepared::new(&plan, &host, None).expect("a prepared plan");
         let identity = Identity::new(700_000, 65_536, "agent", "0123456789abcdef0123456789abcdef");
-        Self { host, prepared, identity, number: 0 }
+        Self { host, prepared, identity, networks: Networks::new(2), number: 0 }
     }
 
-    /// From nothing to the end of the command, with fresh cgroups that are removed.
-    fn start(&mut self, command: &str) {
+    /// From nothing to the end of the command, with fresh cgroups that are removed, in a network that was used before or
+    /// is as fresh as they.
+    fn start(&mut self, command: &str, fresh_network: bool) {
         self.number += 1;
         let name = format!("gpve-starts/{}-{}", std::process::id(), self.number);
         let values = &self.prepared.plan().cgroup;
@@ -41,8 +44,14 @@ impl Launcher {
         let mut start = Launch::new(&self.prepared, &self.identity, &[command]);
         start.cgroup = cgroup.as_ref();
         start.cwd = Some(c"/".into());
+        let network =
+            (!fresh_network).then(|| self.networks.take().unwrap_or_else(|| Network::make().expect("a network")));
+        start.netns = network.as_ref().map(|network| network.as_fd().as_raw_fd());
         let started = launch(start).expect("a start");
         assert_eq!(started.wait(), Ok(0));
+        if let Some(network) = network {
+            self.networks.give_back(network);
+        }
         if let Some(cgroup) = cgroup {
             cgroup.remove().expect("removing a cgroup");
         }
@@ -101,7 +110,7 @@ fn main() {
         let limit = Duration::from_secs_f64(arguments[1].parse().expect("seconds"));
         let (begun, mut starts) = (Instant::now(), 0u64);
         while begun.elapsed() < limit {
-            launcher.start(&arguments[2]);
+            launcher.start(&arguments[2], false);
             starts += 1;
         }
         println!("{}", serde_json::json!({"starts": starts, "seconds": begun.elapsed().as_secs_f64()}));
@@ -125,7 +134,8 @@ fn main() {
         times.entry(name).or_default().push(begun.elapsed().as_secs_f64() * 1e6);
     };
     for _ in 0..rounds {
-        time("agent_kernel", &mut || launcher.start(&command));
+        time("agent_kernel", &mut || launcher.start(&command, false));
+        time("agent_kernel_fresh_network", &mut || launcher.start(&command, true));
         for (name, argv) in &others {
             time(name.as_str(), &mut || spawn(argv));
         }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use agent_kernel::init::ExitRecord;
+use agent_kernel::network::{Network, Networks, Visit};
 use agent_kernel::{
     Access, AgentReport, Applied, Cgroup, Host, Identity, Launch, LaunchError, Plan, Policy, Prepared, Workspace,
     compile, launch, launch_into, sys,

@@ -439,6 +439,32 @@ def test_a_terminal(daemon: Daemon) -> None:
     assert daemon.exec(id, "/usr/bin/tty", tty=True)[1] == b"/dev/pts/0\r\n"
 
 
+SAYS_A_WORD = """
+import socket
+COOKIE = 71
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as talker:
+    print(int.from_bytes(talker.getsockopt(socket.SOL_SOCKET, COOKIE, 8), "little"))
+    talker.bind(("127.0.0.1", 0))
+    talker.sendto(b"a word", talker.getsockname())
+"""
+
+
+def test_a_network_is_lent_again_only_where_nobody_has_used_it(daemon: Daemon) -> None:
+    """Networks are made while the spawner is idle, and agents that have used theirs take it with them."""
+
+    def said_by(*argv: str) -> str:
+        id = daemon.run(*argv)
+        daemon.wait(id)
+        return daemon.logs(id).decode().strip()
+
+    quiet = ["/bin/readlink", "/proc/self/ns/net"]
+    deadline = time.monotonic() + 20
+    while said_by(*quiet) != said_by(*quiet):
+        assert time.monotonic() < deadline, "no network was lent again, and nobody has used any"
+    cookies = [said_by("/usr/bin/python3", "-c", SAYS_A_WORD) for _ in range(20)]
+    assert len(set(cookies)) == 20, "the kernel gives each network another"
+
+
 SERVES = """
 import http.server
 class Hello(http.server.BaseHTTPRequestHandler):

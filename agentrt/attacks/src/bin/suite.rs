@@ -1,16 +1,17 @@
 //! The suite: every attack, at every level, by a launcher that is root and by one that is not; each with its control.
 //!
-//! `gpve-attack-suite [--only NAME] [--launcher root] [--without seccomp|landlock|limits] [--claim PROGRAM SOCKET [--forks]]` prints a line of JSON for each run, then a summary. Ends with 1 where an
-//! attack succeeded that the level promises to stop, where a refusal looked wrong, or where something outside changed.
+//! `gpve-attack-suite [--only NAME] [--launcher root] [--without seccomp|landlock|limits] [--lent]
+//! [--claim PROGRAM SOCKET [--forks]]` prints a line of JSON for each run, then a summary. `--lent`: at L3 by root, in one
+//! ready-made network after the other. Ends with 1 where an attack succeeded that the level promises to stop, where a refusal looked wrong, or where something outside changed.
 
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use agent_kernel::{Cgroup, Host, Identity, Launch, Level, Policy, Prepared, compile, launch, sys};
+use agent_kernel::{Cgroup, Host, Identity, Launch, Level, Networks, Policy, Prepared, compile, launch, sys};
 use attacks::table;
 
 #[path = "suite/world.rs"]
@@ -52,7 +53,8 @@ fn main() {
     // PROGRAM and SOCKET of a runtime: then attacks run in instances that it keeps ready, and at their level alone.
     let by =
         arguments.iter().position(|a| a == "--claim").map(|at| (arguments[at + 1].clone(), arguments[at + 2].clone()));
-    let launchers: &[u32] = if by.is_some() {
+    let lent = arguments.iter().any(|a| a == "--lent");
+    let launchers: &[u32] = if by.is_some() || lent {
         &[0]
     } else {
         if option("--launcher").as_deref() == Some("root") { &[0] } else { &[0, USER] }
@@ -61,6 +63,9 @@ fn main() {
         let mut suite = Suite::new(user, host_namespace, option("--without"));
         suite.by = by.clone();
         suite.forks = arguments.iter().any(|a| a == "--forks");
+        if lent {
+            suite.networks = Some(Networks::new(1));
+        }
         for attack in table::all().iter().filter(|a| only.as_deref().is_none_or(|only| only == a.name)) {
             let control = suite.control(attack);
             let succeeded = control == End::Succeeded;
@@ -71,7 +76,7 @@ fn main() {
             });
             for level in [Level::L1, Level::L2, Level::L3] {
                 let key = format!("{level:?}");
-                if by.is_some() && level != Level::L3 {
+                if (by.is_some() || lent) && level != Level::L3 {
                     continue;
                 }
                 let lacks_its_layer = suite.forks && attack.name == BY_LANDLOCK_ALONE;
@@ -126,6 +131,8 @@ struct Suite {
     world: World,
     /// Program and socket of a runtime by which attacks run.
     by: Option<(String, String)>,
+    /// Networks that are lent to one attack after another.
+    networks: Option<Networks>,
     /// There in forks of agents that wait at a checkpoint.
     forks: bool,
     /// Policies for which the runtime has a template: their places are the templates' names.
@@ -142,6 +149,7 @@ impl Suite {
             host,
             world: World::new(user, host_namespace),
             by: None,
+            networks: None,
             forks: false,
             templates: Vec::new(),
         }
@@ -214,12 +222,17 @@ impl Suite {
         let cgroup_name = format!("gpve-attacks/{}", std::process::id());
         let cgroup = (!plan.cgroup.controllers().is_empty())
             .then(|| Cgroup::create(&host.cgroups, Path::new(&cgroup_name), &plan.cgroup).expect("a cgroup"));
+        let network = self.networks.as_mut().map(|networks| {
+            networks.fill().expect("a network");
+            networks.take().expect("it is ready")
+        });
         let end = self.in_child(|output| {
             let prepared = Prepared::new(&plan, &host, None).unwrap_or_else(|error| panic!("{error}"));
             let identity = Identity::new(700_000, 65_536, "inside", "0123456789abcdef0123456789abcdef");
             let mut start = Launch::new(&prepared, &identity, &[&program, attack.name, &argument]);
             start.stdio = [Some(canary.as_raw_fd()), Some(output), Some(2)];
             start.cgroup = cgroup.as_ref();
+            start.netns = network.as_ref().map(|network| network.as_fd().as_raw_fd());
             if level == Level::L1 {
                 start.cwd = CString::new(targets.scratch.as_str()).ok();
             }
@@ -232,6 +245,9 @@ impl Suite {
             sys::exit_now(0);
         });
         drop(leak);
+        if let (Some(networks), Some(network)) = (&mut self.networks, network) {
+            networks.give_back(network);
+        }
         if let Some(cgroup) = cgroup {
             cgroup.kill().expect("killing what is left");
             cgroup.remove_with_parents(Path::new(&cgroup_name)).expect("removing the cgroup");

@@ -172,11 +172,11 @@ pub fn launch_forked(mut launch: Launch, seed: &Seed, hand: Hand) -> Result<Orde
     let (born_read, born_write) = sys::pipe().map_err(failed("making a pipe"))?;
     let (link, far_link) = sys::socketpair(libc::SOCK_SEQPACKET).map_err(failed("making sockets"))?;
 
-    let visit = super::NetworkVisit::begin(launch.netns)?;
+    let visit = crate::network::Visit::begin_if(launch.netns)?;
     // SAFETY: `check` has seen that this process has one thread.
     let helper = unsafe { sys::fork() };
     if helper != Ok(0) {
-        visit.end()?;
+        visit.end();
     }
     if helper.map_err(failed("making a process"))? == 0 {
         drop((go_write, report_read, born_read, far_link));

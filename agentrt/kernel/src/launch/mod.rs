@@ -28,6 +28,7 @@ use crate::cgroup::Cgroup;
 use crate::error::LaunchError;
 use crate::host::Host;
 use crate::init::Hooks;
+use crate::network;
 use crate::plan::Plan;
 use crate::policy::Level;
 use crate::root::Recipe;
@@ -260,11 +261,13 @@ pub fn launch(mut launch: Launch) -> Result<Launched, LaunchError> {
     if launch.shares_processes {
         namespaces &= !libc::CLONE_NEWPID;
     }
-    let visit = NetworkVisit::begin(launch.netns)?;
+    // A namespace that the launcher owns cannot be entered from within the agent's user namespace: so the launcher enters
+    // it for the time of the clone.
+    let visit = network::Visit::begin_if(launch.netns)?;
     // SAFETY: `check` has seen that this process has one thread.
     let side = unsafe { sys::fork_into(namespaces as u64, unified) };
     if !matches!(side, Ok(Side::Child)) {
-        visit.end()?;
+        visit.end();
     }
     match side.map_err(|errno| LaunchError::new("namespaces", "making the namespaces", errno))? {
         Side::Child => {
@@ -324,32 +327,6 @@ fn root_for(launch: &Launch) -> Result<Option<OwnedFd>, LaunchError> {
         workspace.hide(copy.as_raw_fd())?;
     }
     Ok(Some(copy))
-}
-
-/// A namespace that the launcher owns cannot be entered from within the agent's user namespace: so the launcher enters it
-/// for the time of the clone. The agent gets no rights over it.
-struct NetworkVisit(Option<OwnedFd>);
-
-impl NetworkVisit {
-    fn begin(network: Option<RawFd>) -> Result<Self, LaunchError> {
-        let Some(network) = network else {
-            return Ok(Self(None));
-        };
-        let failed = |what: &'static str| move |errno| LaunchError::new("network", what, errno);
-        let home = sys::openat(sys::HERE, c"/proc/self/ns/net", libc::O_RDONLY, 0);
-        let home = home.map_err(failed("opening our network"))?;
-        sys::setns(network, libc::CLONE_NEWNET as u64).map_err(failed("entering the ready-made network namespace"))?;
-        Ok(Self(Some(home)))
-    }
-
-    /// Not to come home would start every later agent in this one's network.
-    fn end(self) -> Result<(), LaunchError> {
-        let Some(home) = self.0 else {
-            return Ok(());
-        };
-        sys::setns(home.as_raw_fd(), libc::CLONE_NEWNET as u64)
-            .map_err(|errno| LaunchError::new("network", "coming back from the agent's network namespace", errno))
-    }
 }
 
 /// Let a process run that waits to be let.

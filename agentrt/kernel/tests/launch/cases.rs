@@ -20,7 +20,7 @@ pub const CASES: &[Case] = &[
     ("out_of_memory_is_told", memory),
     ("what_cannot_be_recorded_does_not_run", unrecorded),
     ("an_overlay_makes_the_root_writable", overlay),
-    ("a_ready_network_is_used", netns),
+    ("a_ready_network_is_lent_until_it_was_used", netns),
     ("capabilities_stay_that_are_kept", kept),
     ("descriptors_are_passed_where_they_are_wanted", passed),
     ("enter_confines_this_process", enter),
@@ -328,17 +328,44 @@ fn overlay(ground: &Ground) {
 }
 
 fn netns(ground: &Ground) {
-    let home = sys::openat(sys::HERE, c"/proc/self/ns/net", libc::O_RDONLY, 0).unwrap();
-    sys::unshare(libc::CLONE_NEWNET as u64).unwrap();
-    sys::loopback_up().unwrap();
-    let ready = sys::openat(sys::HERE, c"/proc/self/ns/net", libc::O_RDONLY, 0).unwrap();
-    let name = fs::read_link("/proc/self/ns/net").unwrap();
-    sys::setns(home.as_raw_fd(), libc::CLONE_NEWNET as u64).unwrap();
-    let before = fs::read_link("/proc/self/ns/net").unwrap();
-    let ended =
-        ground.run("", &["readlink", "/proc/self/ns/net"], |start| start.netns = Some(ready.as_raw_fd())).unwrap();
-    assert_eq!(Path::new(&ended.text), name);
-    assert_eq!(fs::read_link("/proc/self/ns/net").unwrap(), before, "the launcher came home");
+    let own = || fs::read_link("/proc/self/ns/net").unwrap();
+    let home = own();
+    let mut networks = Networks::new(2);
+    assert!(networks.take().is_none());
+    for _ in 0..3 {
+        networks.fill().unwrap();
+    }
+    assert_eq!(networks.ready(), 2, "no more than wanted");
+    let mut run = |command: &str| {
+        let network = networks.take().unwrap();
+        let fd = network.as_fd().as_raw_fd();
+        let name = fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+        let line = format!("readlink /proc/self/ns/net; {command}");
+        let ended = ground.run("", &["sh", "-c", &line], |start| start.netns = Some(fd)).unwrap();
+        assert_eq!(ended.text.lines().next(), name.to_str());
+        assert_eq!(own(), home, "the launcher came home");
+        let ready = networks.ready();
+        networks.give_back(network);
+        (ended.text, networks.ready() > ready)
+    };
+    assert!(run("true").1, "nobody used it");
+    let python = |line: &str| {
+        format!("python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); {line}'")
+    };
+    let (said, kept) = run(&python("s.bind((\"127.0.0.1\", 5)); s.sendto(b\"x\", s.getsockname()); print(s.recv(1))"));
+    assert!(said.ends_with("Permission denied") && kept, "its ports below 1024 are not the agent's: {said}");
+    let (said, kept) =
+        run(&python("s.bind((\"127.0.0.1\", 5000)); s.sendto(b\"x\", s.getsockname()); print(s.recv(1))"));
+    assert!(said.ends_with("b'x'"), "the loopback interface is up: {said}");
+    assert!(!kept, "a packet has passed");
+    // What somebody else still has open in it is not lent to the next.
+    let held = Network::make().unwrap();
+    let visit = Visit::begin(held.as_fd().as_raw_fd()).unwrap();
+    let socket = std::net::UdpSocket::bind("0.0.0.0:5000").unwrap();
+    visit.end();
+    networks.give_back(held);
+    assert_eq!(networks.ready(), 1);
+    drop(socket);
 }
 
 fn kept(ground: &Ground) {

@@ -1,7 +1,7 @@
 //! What the spawner does with the Agent Kernel: plans prepared once, agents launched, programs added, workspaces held.
 
 use super::files::Files;
-use super::network::{in_network, network_with_proxy, proxy_socket, tcp_socket};
+use super::network::{Lender, in_network, proxy_socket, tcp_socket};
 use super::protocol::{Answer, ExecAsk, Kind, LaunchAsk, Program, Who};
 use crate::{process, status};
 use agent_kernel::archive::Limits;
@@ -40,6 +40,7 @@ pub struct Sandboxes {
     host: Option<Host>,
     plans: HashMap<u64, (Prepared, u64)>,
     used: u64,
+    networks: Lender,
     workspaces: HashMap<String, Workspace>,
     seeds: HashMap<String, Held>,
     /// Sealed memory with what agents' secrets are: never looked into here, so that no copy of this process has them.
@@ -111,6 +112,7 @@ impl Sandboxes {
             host: None,
             plans: HashMap::new(),
             used: 0,
+            networks: Lender::new(),
             workspaces: HashMap::new(),
             seeds: HashMap::new(),
             secrets: HashMap::new(),
@@ -119,6 +121,21 @@ impl Sandboxes {
 
     pub fn is_empty(&self) -> bool {
         self.workspaces.is_empty() && self.seeds.is_empty() && self.secrets.is_empty()
+    }
+
+    /// A child of ours has ended, and was reaped.
+    pub fn ended(&mut self, pid: i32) {
+        self.networks.give_back(pid);
+    }
+
+    /// Whether there is something to make ahead when nobody asks for anything.
+    pub fn has_spare_work(&self) -> bool {
+        self.networks.wants_more()
+    }
+
+    /// Makes a piece of it.
+    pub fn work_ahead(&mut self) {
+        self.networks.fill();
     }
 
     pub fn workspaces(&self) -> usize {
@@ -197,8 +214,14 @@ impl Sandboxes {
         let mut env = environment(&program.env)?;
         // An agent of a seed enters a network that is its init's own: there the socket is made once it stands.
         let by_proxy = !prepared.plan().egress.rules.is_empty();
-        let ready_made = by_proxy && matches!(ask.kind, Kind::Agent | Kind::Waiting);
-        let (netns, mut egress) = ready_made.then(network_with_proxy).transpose()?.unzip();
+        let (network, mut egress) = match ask.kind {
+            Kind::Agent | Kind::Waiting if by_proxy => {
+                let (network, socket) = self.networks.with_proxy(prepared.plan())?;
+                (Some(network), Some(socket))
+            }
+            Kind::Agent | Kind::Waiting => (self.networks.take(prepared.plan()), None),
+            Kind::Seed | Kind::Fork { .. } => (None, None),
+        };
         let mut pass = Vec::new();
         let orders = if ask.kind == Kind::Agent { None } else { Some(orders_socket()?) };
         if let Some((_, theirs)) = &orders {
@@ -222,7 +245,7 @@ impl Sandboxes {
             Some(files.stderr.as_raw_fd()),
         ];
         wanted.pass = pass;
-        wanted.netns = netns.as_ref().map(AsRawFd::as_raw_fd);
+        wanted.netns = network.as_ref().map(|network| network.as_fd().as_raw_fd());
         wanted.workspace = self.workspaces.get(&ask.agent);
         wanted.cgroup = cgroup.as_ref();
         wanted.denials = Some(files.denials.as_raw_fd());
@@ -265,6 +288,9 @@ impl Sandboxes {
             }
         };
         let launched = launched.map_err(|e| e.to_string())?;
+        if let Some(network) = network {
+            self.networks.lend(launched.pid, network);
+        }
         if let (Kind::Seed, Some((ours, _))) = (&ask.kind, orders) {
             let plan = prepared.plan();
             let seed = Seed::new(launched.pid, plan, &identity).map_err(|e| e.to_string())?;

@@ -1,26 +1,21 @@
-//! The networks of agents: sockets that are made in them, for the egress proxy and for who calls a port of an agent's.
+//! The networks of agents: those that are ready, and sockets that are made in them, for the egress proxy and for who calls a
+//! port of an agent's.
 
-use agent_kernel::sys;
+use agent_kernel::network::Visit;
+use agent_kernel::{Network, Networks, Plan};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-use std::fs::File;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Networks that a spawner has ready when it has nothing else to do.
+const READY: usize = 8;
 
 /// Does something in another network, which a descriptor of it or of a process in it names.
 pub(super) fn in_network<T>(network: BorrowedFd, work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    let home = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
-    sys::setns(network.as_raw_fd(), libc::CLONE_NEWNET as u64)
-        .map_err(|e| format!("the agent's network cannot be reached: {e}"))?;
+    let visit = Visit::begin(network.as_raw_fd()).map_err(|e| format!("the agent's network cannot be reached: {e}"))?;
     let done = work();
-    come_home(&home);
+    visit.end();
     done
-}
-
-/// To go on in an agent's network would be worse than to end: the daemon starts another spawner.
-fn come_home(home: &File) {
-    if let Err(e) = sys::setns(home.as_raw_fd(), libc::CLONE_NEWNET as u64) {
-        eprintln!("spawner: it cannot come back from an agent's network: {e}");
-        std::process::exit(1);
-    }
 }
 
 pub(super) fn tcp_socket() -> Result<OwnedFd, String> {
@@ -34,17 +29,61 @@ pub(super) fn proxy_socket() -> Result<OwnedFd, String> {
     crate::egress::listen(tcp_socket()?).map_err(|e| format!("the agent's network: the egress proxy: {e}"))
 }
 
-/// A network with a loopback interface, and a socket that listens there for the egress proxy: made before anything of the
-/// agent runs, so that the agent finds it, and cannot take its place.
-pub(super) fn network_with_proxy() -> Result<(OwnedFd, OwnedFd), String> {
-    let home = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
-    sys::unshare(libc::CLONE_NEWNET as u64).map_err(|e| format!("the agent's network: {e}"))?;
-    let made = (|| -> Result<(OwnedFd, OwnedFd), String> {
-        sys::loopback_up().map_err(|e| format!("the agent's network: loopback: {e}"))?;
-        let socket = proxy_socket()?;
-        let network = File::open("/proc/self/ns/net").map_err(|e| format!("/proc/self/ns/net: {e}"))?;
-        Ok((network.into(), socket))
-    })();
-    come_home(&home);
-    made
+/// The networks that are ready, and those that agents have.
+pub(super) struct Lender {
+    networks: Networks,
+    lent: HashMap<i32, Network>,
+    /// Only where agents ask for networks are any made ahead.
+    wanted: bool,
+}
+
+impl Lender {
+    pub(super) fn new() -> Self {
+        Self { networks: Networks::new(READY), lent: HashMap::new(), wanted: false }
+    }
+
+    /// A network for an agent of this plan, if one is ready and will do.
+    pub(super) fn take(&mut self, plan: &Plan) -> Option<Network> {
+        if !Networks::serve(plan) {
+            return None;
+        }
+        self.wanted = true;
+        self.networks.take()
+    }
+
+    /// A network, and a socket that listens there for the egress proxy: made before anything of the agent runs, so that
+    /// the agent finds it, and cannot take its place.
+    pub(super) fn with_proxy(&mut self, plan: &Plan) -> Result<(Network, OwnedFd), String> {
+        let network = match self.take(plan) {
+            Some(ready) => ready,
+            None => Network::make().map_err(|e| e.to_string())?,
+        };
+        let socket = in_network(network.as_fd(), proxy_socket)?;
+        Ok((network, socket))
+    }
+
+    /// It is that of the agent behind the init `pid`, for as long as that runs.
+    pub(super) fn lend(&mut self, pid: i32, network: Network) {
+        self.lent.insert(pid, network);
+    }
+
+    /// Init was reaped: nothing of the agent is left in its network.
+    pub(super) fn give_back(&mut self, pid: i32) {
+        if let Some(network) = self.lent.remove(&pid) {
+            self.networks.give_back(network);
+        }
+    }
+
+    pub(super) fn wants_more(&self) -> bool {
+        self.wanted && self.networks.ready() < READY
+    }
+
+    /// Makes one more.
+    pub(super) fn fill(&mut self) {
+        if let Err(e) = self.networks.fill() {
+            // Agents get theirs as they start.
+            self.wanted = false;
+            eprintln!("spawner: no network can be made ahead: {e}");
+        }
+    }
 }

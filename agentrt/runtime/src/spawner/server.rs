@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// How long a new spawner waits for its first daemon.
 const FIRST_MS: u64 = 10_000;
+/// Nothing asked for so long: there is time to make something ahead.
+const QUIET: Duration = Duration::from_millis(3);
 
 pub fn socket_path(root: &Path, index: u32) -> PathBuf {
     root.join(format!("spawner-{index}.sock"))
@@ -104,7 +106,9 @@ impl Server {
                 return Ok(());
             }
             let first = (!served_one).then(|| Duration::from_millis(FIRST_MS));
-            let soonest = self.forking.iter().map(|(_, forking)| forking.ordered.left()).chain(first).min();
+            let spare = (served_one && self.sandboxes.has_spare_work()).then_some(QUIET);
+            let waits = self.forking.iter().map(|(_, forking)| forking.ordered.left());
+            let soonest = waits.chain(first).chain(spare).min();
             let timeout = soonest.map(|left| rustix::time::Timespec {
                 tv_sec: left.as_secs() as i64,
                 tv_nsec: i64::from(left.subsec_nanos()),
@@ -114,6 +118,7 @@ impl Server {
             polls.extend(self.forking.iter().map(|(_, f)| PollFd::from_borrowed_fd(f.ordered.word(), PollFlags::IN)));
             match poll(&mut polls, timeout.as_ref()) {
                 Ok(0) if !served_one => return Ok(()),
+                Ok(0) if spare.is_some() => self.sandboxes.work_ahead(),
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(e.into()),
@@ -242,6 +247,7 @@ impl Server {
                 return;
             }
             self.children.remove(&pid);
+            self.sandboxes.ended(pid);
         }
     }
 }
