@@ -21,6 +21,9 @@ const AT_ONCE: usize = 2;
 const PAUSE_MS: u64 = 1_000;
 /// How often waiting instances are looked at.
 const LOOK_MS: u64 = 5_000;
+/// After a claim nothing is made for so long: whoever claims next is not to share the processor with that. A pool that is
+/// almost empty is filled at once.
+const LULL_MS: u64 = 10;
 
 /// A template as it lies on disk.
 #[derive(Serialize, Deserialize)]
@@ -47,6 +50,8 @@ struct Pool {
     burials: tokio::task::JoinSet<()>,
     /// Nothing is made before this moment.
     pause_until: Option<tokio::time::Instant>,
+    /// Nothing is made ahead before this moment.
+    lull_until: Option<tokio::time::Instant>,
 }
 
 /// Makes a template, and answers when its imports are done.
@@ -96,8 +101,20 @@ fn run(
     context.templates().insert(shared.name.clone(), shared.clone());
     let (parked, waiting) = (VecDeque::new(), VecDeque::new());
     let burials = tokio::task::JoinSet::new();
-    let pool =
-        Pool { context, shared, settings, first_slot, seed, parked, waiting, making: 0, burials, pause_until: None };
+    let (pause_until, lull_until) = (None, None);
+    let pool = Pool {
+        context,
+        shared,
+        settings,
+        first_slot,
+        seed,
+        parked,
+        waiting,
+        making: 0,
+        burials,
+        pause_until,
+        lull_until,
+    };
     tokio::spawn(pool.live(commands));
 }
 
@@ -198,7 +215,7 @@ impl Pool {
                 view.pooled = self.parked.len() as u32;
                 view.pid = self.seed.as_ref().map_or(0, |seed| seed.pid);
             }
-            let pause = self.pause_until;
+            let (pause, lull) = (self.pause_until, self.lull_until);
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Claim(reply)) => self.waiting.push_back(reply),
@@ -214,6 +231,7 @@ impl Pool {
                     }
                 }
                 () = until(pause) => self.pause_until = None,
+                () = until(lull) => self.lull_until = None,
                 _ = look.tick() => self.bury_the_dead(),
             }
             self.serve();
@@ -235,6 +253,7 @@ impl Pool {
             let Some(reply) = self.waiting.pop_front() else { return };
             let first_id = parked.instance.first_id;
             self.shared.view().claimed.insert(first_id, 1);
+            self.lull_until = Some(tokio::time::Instant::now() + Duration::from_millis(LULL_MS));
             if let Err(Ok(parked)) = reply.send(Ok(parked)) {
                 self.shared.view().claimed.remove(&first_id);
                 self.parked.push_front(parked);
@@ -243,7 +262,9 @@ impl Pool {
     }
 
     async fn make_more(&mut self) {
-        let wanted = self.target() + self.waiting.len();
+        let target = self.target();
+        let lull = self.lull_until.is_some() && self.parked.len() + self.making > target / 4;
+        let wanted = self.waiting.len() + if lull { 0 } else { target };
         while self.pause_until.is_none() && self.making < AT_ONCE && self.parked.len() + self.making < wanted {
             if self.seed.is_none() && !self.shared.spec.no_fork {
                 match seed::start(&self.context, &self.shared, &self.settings, self.first_slot).await {
