@@ -5,13 +5,12 @@ sent is recorded (event and outbox row) and handed back, and is sent after the c
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpve.tasks.errors import Conflict, Fenced, Refuse
-from gpve.tasks.events import Event, Kind, encode, to_row
+from gpve.tasks.events import Event, Kind, decode, encode, to_row
 from gpve.tasks.flow import Context, Flow, InStore, OnNode, Place
 from gpve.tasks.ledger import Row, Tx
 from gpve.tasks.machine import OVER, Direction, Move, committed, context, in_doubt, observe, plan
@@ -22,8 +21,7 @@ from gpve.tasks.state import CLOSED, At, Status, TaskState, apply
 UNDER_WAY = frozenset((At.SENT, At.UNDOING))
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """A command to a node. Its key is (task, step, direction); ``tombstone``: only forbid the forward direction."""
 
     task: int
@@ -38,8 +36,7 @@ class Operation:
     attempt_s: float = 60.0
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """A decision that the scheduler is asked for."""
 
     task: int
@@ -47,8 +44,7 @@ class Question:
     place: Place
 
 
-@dataclass(frozen=True)
-class Observation:
+class Observation(NamedTuple):
     """What came back for a step: an outcome of its command, or a decision for its question."""
 
     step: str
@@ -283,7 +279,7 @@ def _outbox_row(operation: Operation, now: float, relay: bool) -> Row:
 
 def operation_of(row: Row) -> Operation:
     """The operation of an outbox row."""
-    carried = json.loads(row["arguments"])
+    carried = decode(row["arguments"])
     direction: Direction = "do" if row["direction"] == "do" else "undo"
     return Operation(
         row["task"],
@@ -310,7 +306,7 @@ def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> bo
             under_way = step.name
     after: Row = {
         **row,
-        "status": state.status.value,
+        "status": str(state.status),
         "seq": state.seq,
         "committed": committed(flow, state),
         "step": under_way,
@@ -320,7 +316,8 @@ def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> bo
     if state.status is Status.STUCK:
         # Nobody owns it until an operator resumes it; its locks stay.
         after["owner"] = None
-        text = "; ".join(f"{name}: {step.gave_up}" for name, step in state.steps.items() if step.gave_up is not None)
+        rests = ((step.name, state.step(step.name).gave_up) for step in flow.steps)
+        text = "; ".join(f"{name}: {why}" for name, why in rests if why is not None)
         tx.put("alarm", {"task": row["id"], "at": tx.now, "text": text})
     if state.status in CLOSED:
         after["owner"], after["closed_at"] = None, tx.now
@@ -342,7 +339,9 @@ def _reason(flow: Flow, state: TaskState) -> str | None:
         return state.failed
     if state.waiting is not None:
         return "; ".join(f"{count} nodes: {reason}" for reason, count in sorted(state.waiting.items()))
-    if state.status in CLOSED:
-        return None
-    said = ((step.name, state.step(step.name).said) for step in flow.steps)
-    return next((f"{name}: {text}" for name, text in said if text is not None), None)
+    if state.status not in CLOSED:
+        for step in flow.steps:
+            said = state.step(step.name).said
+            if said is not None:
+                return f"{step.name}: {said}"
+    return None

@@ -13,7 +13,7 @@ rest of the task goes on as far as it does not depend on it, and then the task i
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gpve.tasks.events import Event, Kind
 from gpve.tasks.flow import Command, Context, Flow, Step
@@ -25,8 +25,7 @@ NEVER = float("inf")
 OVER = frozenset((At.DONE, At.SKIPPED))
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(NamedTuple):
     """A command that is due. ``recorded``: the log already says that it may have been sent."""
 
     step: Step
@@ -67,18 +66,18 @@ def plan(flow: Flow, seen: Context, state: TaskState, now: float) -> Plan:
         return Plan()
     if state.failed is not None:
         return _backward(flow, seen, state, now)
-    reason = _reason_to_turn(flow, state, now)
+    may_turn = not committed(flow, state) and not in_doubt(flow, state)
+    reason = _reason_to_turn(flow, state, now) if may_turn else None
     if reason is not None:
         return Plan(events=[(Kind.FAILED, "", {"reason": reason})])
-    return _forward(flow, seen, state, now)
+    return _forward(flow, seen, state, now, may_turn)
 
 
 def _reason_to_turn(flow: Flow, state: TaskState, now: float) -> str | None:
-    if committed(flow, state) or in_doubt(flow, state):
-        return None
-    if any(step.failed is not None for step in state.steps.values()):
-        name = next(step.name for step in flow.steps if state.step(step.name).failed is not None)
-        return f"{name}: {state.step(name).failed}"
+    for step in flow.steps:
+        failed = state.step(step.name).failed
+        if failed is not None:
+            return f"{step.name}: {failed}"
     if state.cancel is not None:
         return f"cancelled: {state.cancel}"
     if now >= state.submitted_at + flow.deadline_s:
@@ -86,9 +85,9 @@ def _reason_to_turn(flow: Flow, state: TaskState, now: float) -> str | None:
     return None
 
 
-def _forward(flow: Flow, seen: Context, state: TaskState, now: float) -> Plan:
+def _forward(flow: Flow, seen: Context, state: TaskState, now: float, may_turn: bool) -> Plan:
     result = Plan()
-    if not committed(flow, state) and not in_doubt(flow, state):
+    if may_turn:
         result.wake_at = state.submitted_at + flow.deadline_s
     over = {name for name, step in state.steps.items() if step.at in OVER}
     for step in flow.steps:
