@@ -321,7 +321,7 @@ class SimEngine:
         return results
 
     def _at_record(self, tx: MemoryTx) -> Fault | None:
-        if not self.world.faults.plan:
+        if not self.world.faults.expected:
             return None
         for table, key, _ in tx.journal:
             event = self.world.store.tables["event"].get(key) if table == "event" else None
