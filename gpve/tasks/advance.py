@@ -22,7 +22,7 @@ UNDER_WAY = frozenset((At.SENT, At.UNDOING))
 
 
 class Operation(NamedTuple):
-    """A command to a node. Its key is (task, step, direction); ``tombstone``: only forbid the forward direction."""
+    """A command to a node. Its first three fields are its key. ``tombstone``: only forbid the forward direction."""
 
     task: int
     step: str
@@ -299,10 +299,12 @@ def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> bo
     freed = False
     over, under_way = 0, None
     for step in flow.steps:
-        at = state.step(step.name).at
-        if at in OVER:
+        at = state.steps.get(step.name)
+        if at is None:
+            continue
+        if at.at in OVER:
             over += 1
-        elif under_way is None and at in UNDER_WAY:
+        elif under_way is None and at.at in UNDER_WAY:
             under_way = step.name
     after: Row = {
         **row,
@@ -310,7 +312,7 @@ def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> bo
         "seq": state.seq,
         "committed": committed(flow, state),
         "step": under_way,
-        "progress": max(row["progress"], over / max(1, len(flow.steps))),
+        "progress": max(row["progress"], over / (len(flow.steps) or 1)),
         "reason": _reason(flow, state),
     }
     if state.status is Status.STUCK:
@@ -341,7 +343,7 @@ def _reason(flow: Flow, state: TaskState) -> str | None:
         return "; ".join(f"{count} nodes: {reason}" for reason, count in sorted(state.waiting.items()))
     if state.status not in CLOSED:
         for step in flow.steps:
-            said = state.step(step.name).said
-            if said is not None:
-                return f"{step.name}: {said}"
+            at = state.steps.get(step.name)
+            if at is not None and at.said is not None:
+                return f"{step.name}: {at.said}"
     return None

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from gpve.tasks.events import Event, Kind
 from gpve.tasks.flow import Command, Context, Flow, Step
 from gpve.tasks.outcome import Done, Outcome, Refused, Unknown
-from gpve.tasks.state import CLOSED, At, Results, Status, StepState, TaskState
+from gpve.tasks.state import CLOSED, UNTOUCHED, At, Results, Status, StepState, TaskState
 
 Direction = Literal["do", "undo"]
 NEVER = float("inf")
@@ -75,9 +75,9 @@ def plan(flow: Flow, seen: Context, state: TaskState, now: float) -> Plan:
 
 def _reason_to_turn(flow: Flow, state: TaskState, now: float) -> str | None:
     for step in flow.steps:
-        failed = state.step(step.name).failed
-        if failed is not None:
-            return f"{step.name}: {failed}"
+        at = state.steps.get(step.name)
+        if at is not None and at.failed is not None:
+            return f"{step.name}: {at.failed}"
     if state.cancel is not None:
         return f"cancelled: {state.cancel}"
     if now >= state.submitted_at + flow.deadline_s:
@@ -93,7 +93,7 @@ def _forward(flow: Flow, seen: Context, state: TaskState, now: float, may_turn: 
     for step in flow.steps:
         if step.name in over:
             continue
-        at = state.step(step.name)
+        at = state.steps.get(step.name, UNTOUCHED)
         if at.gave_up is not None or not over.issuperset(flow.needs[step.name]):
             continue
         if step.only_if is not None and at.at is At.IDLE and not step.only_if(seen):
