@@ -19,6 +19,7 @@ from gpve.tasks.records import VERBS, Decided, NoFit, claim
 from gpve.tasks.state import CLOSED, At, Status, TaskState, apply
 
 UNDER_WAY = frozenset((At.SENT, At.UNDOING))
+DECISIONS = (Decided, NoFit)
 
 
 class Operation(NamedTuple):
@@ -121,7 +122,7 @@ def advance(
         _answer_cancel(log, flow, row["cancel"])
     decisions: dict[str, Decided | NoFit] = {}
     for observation in observations:
-        if isinstance(observation.outcome, Decided | NoFit):
+        if isinstance(observation.outcome, DECISIONS):
             decisions[observation.step] = observation.outcome
         else:
             _record(log, flow, observation.step, observation.direction, observation.outcome, around.seed)
@@ -202,15 +203,16 @@ def _make(
                 move.tombstone,
                 move.step.attempt_s if move.direction == "do" else move.step.undo_attempt_s,
             )
+            held = around.holds(command.node)
             if not move.recorded:
                 if move.direction == "do":
-                    log.say(Kind.STARTED, name, {} if around.holds(command.node) else {"relay": True})
+                    log.say(Kind.STARTED, name, {} if held else {"relay": True})
                 else:
                     log.tx.delete("outbox", log.task, name, "do")
                     log.say(Kind.UNDOING, name, {"tombstone": move.tombstone})
             if not move.recorded or taken:
-                log.tx.put("outbox", _outbox_row(operation, log.tx.now, relay=not around.holds(command.node)))
-            elif not around.holds(command.node):
+                log.tx.put("outbox", _outbox_row(operation, log.tx.now, relay=not held))
+            elif not held:
                 # The node may talk to another engine by now.
                 sent = log.tx.get("outbox", log.task, name, move.direction)
                 if sent is not None and not sent["relay"]:
