@@ -1,7 +1,5 @@
 """The one program: ``gpve COMMAND``. Commands import what they need when they run, so that --help is quick."""
 
-import atexit
-import gc
 import os
 import sys
 from typing import Annotated
@@ -10,6 +8,7 @@ import typer
 
 from gpve import __version__
 from gpve.cli.chaos import chaos, sweep_faults
+from gpve.cli.collector import collect_seldom
 from gpve.cli.compare import compare, lab
 from gpve.cli.console import fail
 from gpve.cli.consolidate import consolidate
@@ -100,10 +99,7 @@ def main() -> None:
     """Run; bad input ends with one sentence and exit code 2."""
     from gpve.model.errors import InputError
 
-    # Else a small replay spends a quarter of its time looking for cycles among what its imports made, and taking all
-    # of it apart at the end. What is large are arrays, which go without being looked for.
-    gc.set_threshold(200_000, 2, 2)
-    atexit.register(gc.freeze)
+    collect_seldom()
     try:
         app()
     except InputError as error:

@@ -5,13 +5,12 @@ sent is recorded (event and outbox row) and handed back, and is sent after the c
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpve.tasks.errors import Conflict, Fenced, Refuse
-from gpve.tasks.events import Event, Kind, encode, to_row
+from gpve.tasks.events import Event, Kind, decode, encode, to_row
 from gpve.tasks.flow import Context, Flow, InStore, OnNode, Place
 from gpve.tasks.ledger import Row, Tx
 from gpve.tasks.machine import OVER, Direction, Move, committed, context, in_doubt, observe, plan
@@ -20,11 +19,11 @@ from gpve.tasks.records import VERBS, Decided, NoFit, claim
 from gpve.tasks.state import CLOSED, At, Status, TaskState, apply
 
 UNDER_WAY = frozenset((At.SENT, At.UNDOING))
+DECISIONS = (Decided, NoFit)
 
 
-@dataclass(frozen=True)
-class Operation:
-    """A command to a node. Its key is (task, step, direction); ``tombstone``: only forbid the forward direction."""
+class Operation(NamedTuple):
+    """A command to a node. Its first three fields are its key. ``tombstone``: only forbid the forward direction."""
 
     task: int
     step: str
@@ -38,8 +37,7 @@ class Operation:
     attempt_s: float = 60.0
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """A decision that the scheduler is asked for."""
 
     task: int
@@ -47,8 +45,7 @@ class Question:
     place: Place
 
 
-@dataclass(frozen=True)
-class Observation:
+class Observation(NamedTuple):
     """What came back for a step: an outcome of its command, or a decision for its question."""
 
     step: str
@@ -125,7 +122,7 @@ def advance(
         _answer_cancel(log, flow, row["cancel"])
     decisions: dict[str, Decided | NoFit] = {}
     for observation in observations:
-        if isinstance(observation.outcome, Decided | NoFit):
+        if isinstance(observation.outcome, DECISIONS):
             decisions[observation.step] = observation.outcome
         else:
             _record(log, flow, observation.step, observation.direction, observation.outcome, around.seed)
@@ -206,15 +203,16 @@ def _make(
                 move.tombstone,
                 move.step.attempt_s if move.direction == "do" else move.step.undo_attempt_s,
             )
+            held = around.holds(command.node)
             if not move.recorded:
                 if move.direction == "do":
-                    log.say(Kind.STARTED, name, {} if around.holds(command.node) else {"relay": True})
+                    log.say(Kind.STARTED, name, {} if held else {"relay": True})
                 else:
                     log.tx.delete("outbox", log.task, name, "do")
                     log.say(Kind.UNDOING, name, {"tombstone": move.tombstone})
             if not move.recorded or taken:
-                log.tx.put("outbox", _outbox_row(operation, log.tx.now, relay=not around.holds(command.node)))
-            elif not around.holds(command.node):
+                log.tx.put("outbox", _outbox_row(operation, log.tx.now, relay=not held))
+            elif not held:
                 # The node may talk to another engine by now.
                 sent = log.tx.get("outbox", log.task, name, move.direction)
                 if sent is not None and not sent["relay"]:
@@ -283,7 +281,7 @@ def _outbox_row(operation: Operation, now: float, relay: bool) -> Row:
 
 def operation_of(row: Row) -> Operation:
     """The operation of an outbox row."""
-    carried = json.loads(row["arguments"])
+    carried = decode(row["arguments"])
     direction: Direction = "do" if row["direction"] == "do" else "undo"
     return Operation(
         row["task"],
@@ -303,24 +301,27 @@ def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> bo
     freed = False
     over, under_way = 0, None
     for step in flow.steps:
-        at = state.step(step.name).at
-        if at in OVER:
+        at = state.steps.get(step.name)
+        if at is None:
+            continue
+        if at.at in OVER:
             over += 1
-        elif under_way is None and at in UNDER_WAY:
+        elif under_way is None and at.at in UNDER_WAY:
             under_way = step.name
     after: Row = {
         **row,
-        "status": state.status.value,
+        "status": str(state.status),
         "seq": state.seq,
         "committed": committed(flow, state),
         "step": under_way,
-        "progress": max(row["progress"], over / max(1, len(flow.steps))),
+        "progress": max(row["progress"], over / (len(flow.steps) or 1)),
         "reason": _reason(flow, state),
     }
     if state.status is Status.STUCK:
         # Nobody owns it until an operator resumes it; its locks stay.
         after["owner"] = None
-        text = "; ".join(f"{name}: {step.gave_up}" for name, step in state.steps.items() if step.gave_up is not None)
+        rests = ((step.name, state.step(step.name).gave_up) for step in flow.steps)
+        text = "; ".join(f"{name}: {why}" for name, why in rests if why is not None)
         tx.put("alarm", {"task": row["id"], "at": tx.now, "text": text})
     if state.status in CLOSED:
         after["owner"], after["closed_at"] = None, tx.now
@@ -342,7 +343,9 @@ def _reason(flow: Flow, state: TaskState) -> str | None:
         return state.failed
     if state.waiting is not None:
         return "; ".join(f"{count} nodes: {reason}" for reason, count in sorted(state.waiting.items()))
-    if state.status in CLOSED:
-        return None
-    said = ((step.name, state.step(step.name).said) for step in flow.steps)
-    return next((f"{name}: {text}" for name, text in said if text is not None), None)
+    if state.status not in CLOSED:
+        for step in flow.steps:
+            at = state.steps.get(step.name)
+            if at is not None and at.said is not None:
+                return f"{step.name}: {at.said}"
+    return None

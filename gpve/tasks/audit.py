@@ -4,7 +4,6 @@
 finds, because what it finds is a defect of GPVE. Each finding is a sentence that names the rows concerned.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import Any
 from gpve.model.phases import STEADY
 from gpve.tasks.claims import overdrawn
 from gpve.tasks.errors import CorruptLog
-from gpve.tasks.events import Event, Kind, from_rows
+from gpve.tasks.events import Event, Kind, decode, from_rows
 from gpve.tasks.flow import Flow, Flows
 from gpve.tasks.ledger import Row
 from gpve.tasks.replay import divergences
@@ -206,7 +205,7 @@ def _claims(read: Reader) -> Iterator[str]:
         claims[row["guest"]].append(row)
         used[row["node"]][0] += row["cpu_milli"]
         used[row["node"]][1] += row["memory_mib"]
-        for device, milli in json.loads(row["devices"]).items():
+        for device, milli in decode(row["devices"]).items():
             gpus[row["node"]][device] += milli
         if row["guest"] not in guests:
             yield f"claim on {row['node']} of guest {row['guest']}, which is not there"
@@ -215,7 +214,7 @@ def _claims(read: Reader) -> Iterator[str]:
         told = [node["used_cpu_milli"], node["used_memory_mib"]]
         if told != used[name]:
             yield f"node {name} counts {told} (cpu_milli, memory_mib), its claims {used[name]}"
-        for device, milli in enumerate(json.loads(node["used_gpu_milli"])):
+        for device, milli in enumerate(decode(node["used_gpu_milli"])):
             if milli != gpus[name][str(device)]:
                 yield f"node {name} counts {milli} gpu_milli on device {device}, its claims {gpus[name][str(device)]}"
         if overdrawn(node):
@@ -233,7 +232,7 @@ def _claims(read: Reader) -> Iterator[str]:
 def _quota(read: Reader) -> Iterator[str]:
     sums: dict[str, dict[str, int]] = defaultdict(lambda: {"guests": 0, "cpu_milli": 0, "memory_mib": 0})
     for guest in read("guest"):
-        spec = json.loads(guest["spec"])
+        spec = decode(guest["spec"])
         total = sums[guest["project"]]
         total["guests"] += 1
         total["cpu_milli"] += spec["cpu_milli"]

@@ -1,17 +1,16 @@
 """What guests claim of nodes, in the rows of both."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from gpve.tasks.events import encode
+from gpve.tasks.events import decode, encode
 from gpve.tasks.ledger import Row, Tx
 
 
 def charged(node: Row, claim_row: Row, sign: int) -> Row:
     """The node's row with a claim added (+1) or taken away (-1), one version later."""
-    gpus = json.loads(node["used_gpu_milli"])
-    for device, milli in json.loads(claim_row["devices"]).items():
+    gpus = decode(node["used_gpu_milli"])
+    for device, milli in decode(claim_row["devices"]).items():
         gpus[int(device)] += sign * milli
     return {
         **node,
@@ -24,7 +23,7 @@ def charged(node: Row, claim_row: Row, sign: int) -> Row:
 
 def overdrawn(node: Row) -> bool:
     """Whether more is claimed of a node than it has."""
-    gpus = zip(json.loads(node["used_gpu_milli"]), json.loads(node["gpus"]), strict=True)
+    gpus = zip(decode(node["used_gpu_milli"]), decode(node["gpus"]), strict=True)
     over = node["used_cpu_milli"] > node["cpu_milli"] or node["used_memory_mib"] > node["memory_mib"]
     return over or any(used > has for used, has in gpus)
 

@@ -64,12 +64,16 @@ def encode(value: Any) -> str:
     return "{}" if value == {} else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
+decode = orjson.loads
+"""What `encode` wrote."""
+
+
 def to_row(task: int, seq: int, event: Event) -> Row:
     """The row of an event; its revision is given when it is written."""
     return {
         "task": task,
         "seq": seq,
-        "kind": event.kind.value,
+        "kind": str(event.kind),
         "step": event.step,
         "at": event.at,
         "epoch": event.epoch,
@@ -84,7 +88,7 @@ def from_rows(task: int, rows: list[Row]) -> list[Event]:
         if row["seq"] != at:
             raise CorruptLog(task, f"event {at} is missing")
         try:
-            data = orjson.loads(row["data"])
+            data = decode(row["data"])
             events.append(Event(Kind(row["kind"]), row["step"], row["at"], row["epoch"], data))
         except ValueError as error:
             raise CorruptLog(task, f"event {at}: {error}") from error

@@ -7,9 +7,9 @@ return one command. They decide nothing else: no clock, no randomness, so a log 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,17 +22,16 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """What a step's functions may look at."""
 
     task: int
     target: int | str | None
     """The guest (or volume, network, node) that the flow is about."""
     body: Any
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = {}
     """What `Flow.read` found when the task had all its locks."""
-    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    results: Mapping[str, Mapping[str, Any]] = {}
     """By step: what its `Done` carried."""
 
     @property
@@ -42,8 +41,7 @@ class Context:
         return str(placed["node"] if placed else self.facts["guest"]["node"])
 
 
-@dataclass(frozen=True)
-class OnNode:
+class OnNode(NamedTuple):
     """An operation on a node. ``resource``: what the epoch fences, one owner at a time."""
 
     node: str
@@ -52,16 +50,14 @@ class OnNode:
     resource: str
 
 
-@dataclass(frozen=True)
-class InStore:
+class InStore(NamedTuple):
     """A change of the store alone: made in the very transaction that records the step."""
 
     verb: str
     arguments: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Find a node and claim what the guest needs there. The scheduler decides; the claim is written with the record."""
 
     guest: int
@@ -123,16 +119,14 @@ class Step:
     only_if: Callable[[Context], bool] | None = None
 
 
-@dataclass(frozen=True)
-class Lock:
+class Lock(NamedTuple):
     """A wish for a resource: ``guest/100``, ``network/lan``. Shared locks are held together."""
 
     resource: str
     shared: bool = False
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """What `Flow.open` made when the task was submitted."""
 
     target: int | str | None

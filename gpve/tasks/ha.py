@@ -10,10 +10,10 @@ Guests without ``ha`` are left alone: behind a cut cable they go on. A node that
 again by the flow `node_rejoin`, which removes what has moved elsewhere; `node_survey` finds out what still runs.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from gpve.tasks.events import decode
 from gpve.tasks.flows.guests import OnGuest
 from gpve.tasks.flows.node_rejoin import NodeRejoin, node_rejoin
 from gpve.tasks.flows.recover import RECOVER
@@ -69,7 +69,7 @@ def recover(tx: Tx, node: str) -> list[int]:
     submitted = []
     for guest in tx.where("guest", node=node):
         # Phases of work belong to a task: what is half built, or half moved, is not looked at.
-        if guest["task"] is None and guest["phase"] in ("running", "paused") and json.loads(guest["spec"])["ha"]:
+        if guest["task"] is None and guest["phase"] in ("running", "paused") and decode(guest["spec"])["ha"]:
             flow = RECOVER[guest["kind"]]
             if _may_try(tx, guest, flow.name):
                 wish = Request(flow, OnGuest(guest=guest["id"]), guest["project"], ACTOR)

@@ -5,22 +5,18 @@ or when its owner's lease has run out; the claim gives it a new epoch from one c
 for a task compares its epoch, so an owner that was only slow finds itself fenced.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
-import orjson
+from typing import Any, NamedTuple
 
 from gpve.tasks.advance import Advanced, Surroundings, advance
 from gpve.tasks.errors import CorruptLog
-from gpve.tasks.events import Event, Kind, encode, from_rows, to_row
+from gpve.tasks.events import Event, Kind, decode, encode, from_rows, to_row
 from gpve.tasks.flow import Flow, Flows
 from gpve.tasks.ledger import Row, Tx
 from gpve.tasks.state import CLOSED, Status, apply, fold
 from gpve.tasks.submit import Request
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(NamedTuple):
     """A task that was claimed, and how far its first transaction took it."""
 
     row: Row
@@ -106,7 +102,7 @@ def _claim(tx: Tx, flow: Flow, row: Row, body: Any, log: list[Row], me: str, aro
     if not state.began and (row["cancel"] is None or holds_all(tx, task)):
         # Nobody but a task that is cancelled is claimed before it holds its locks.
         facts = flow.read(tx, state.target, body)
-        new.append(Event(Kind.BEGAN, "", tx.now, epoch, {"facts": orjson.loads(encode(facts))}))
+        new.append(Event(Kind.BEGAN, "", tx.now, epoch, {"facts": decode(encode(facts))}))
     for event in new:
         tx.put("event", to_row(task, state.seq, event))
         apply(state, event)

@@ -1,8 +1,7 @@
 """What the pure core sees of a store: the rows, inside one transaction."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
@@ -36,8 +35,7 @@ class Tx(Protocol):
         """The next number of a counter of the whole store (`task`, `guest`, `epoch`)."""
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """A piece of work for one transaction: all of its writes, or, if it raises, none of them.
 
     ``reads``: (table, key) pairs that it will want for certain; a store fetches them for many works at once.

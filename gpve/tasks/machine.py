@@ -13,20 +13,19 @@ rest of the task goes on as far as it does not depend on it, and then the task i
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gpve.tasks.events import Event, Kind
 from gpve.tasks.flow import Command, Context, Flow, Step
 from gpve.tasks.outcome import Done, Outcome, Refused, Unknown
-from gpve.tasks.state import CLOSED, At, Results, Status, StepState, TaskState
+from gpve.tasks.state import CLOSED, UNTOUCHED, At, Results, Status, StepState, TaskState
 
 Direction = Literal["do", "undo"]
 NEVER = float("inf")
 OVER = frozenset((At.DONE, At.SKIPPED))
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(NamedTuple):
     """A command that is due. ``recorded``: the log already says that it may have been sent."""
 
     step: Step
@@ -67,18 +66,18 @@ def plan(flow: Flow, seen: Context, state: TaskState, now: float) -> Plan:
         return Plan()
     if state.failed is not None:
         return _backward(flow, seen, state, now)
-    reason = _reason_to_turn(flow, state, now)
+    may_turn = not committed(flow, state) and not in_doubt(flow, state)
+    reason = _reason_to_turn(flow, state, now) if may_turn else None
     if reason is not None:
         return Plan(events=[(Kind.FAILED, "", {"reason": reason})])
-    return _forward(flow, seen, state, now)
+    return _forward(flow, seen, state, now, may_turn)
 
 
 def _reason_to_turn(flow: Flow, state: TaskState, now: float) -> str | None:
-    if committed(flow, state) or in_doubt(flow, state):
-        return None
-    if any(step.failed is not None for step in state.steps.values()):
-        name = next(step.name for step in flow.steps if state.step(step.name).failed is not None)
-        return f"{name}: {state.step(name).failed}"
+    for step in flow.steps:
+        at = state.steps.get(step.name)
+        if at is not None and at.failed is not None:
+            return f"{step.name}: {at.failed}"
     if state.cancel is not None:
         return f"cancelled: {state.cancel}"
     if now >= state.submitted_at + flow.deadline_s:
@@ -86,15 +85,15 @@ def _reason_to_turn(flow: Flow, state: TaskState, now: float) -> str | None:
     return None
 
 
-def _forward(flow: Flow, seen: Context, state: TaskState, now: float) -> Plan:
+def _forward(flow: Flow, seen: Context, state: TaskState, now: float, may_turn: bool) -> Plan:
     result = Plan()
-    if not committed(flow, state) and not in_doubt(flow, state):
+    if may_turn:
         result.wake_at = state.submitted_at + flow.deadline_s
     over = {name for name, step in state.steps.items() if step.at in OVER}
     for step in flow.steps:
         if step.name in over:
             continue
-        at = state.step(step.name)
+        at = state.steps.get(step.name, UNTOUCHED)
         if at.gave_up is not None or not over.issuperset(flow.needs[step.name]):
             continue
         if step.only_if is not None and at.at is At.IDLE and not step.only_if(seen):

@@ -56,14 +56,15 @@ class Make:
 
 def key_of(operation: Operation) -> OpKey:
     """The key of an operation."""
-    return operation.task, operation.step, operation.direction
+    return operation[:3]
 
 
 def admit(journal: Journal, operation: Operation) -> Outcome | Make:
     """What to do with a command that arrived: answer at once, or make its effect and then call `record`."""
-    if operation.epoch < journal.newest(operation.resource):
+    newest = journal.newest(operation.resource)
+    if operation.epoch < newest:
         return Refused(STALE)
-    if operation.epoch > journal.newest(operation.resource):
+    if operation.epoch > newest:
         journal.fence(operation.resource, operation.epoch)
     result = journal.done(key_of(operation))
     if result is not None:

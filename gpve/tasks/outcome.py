@@ -1,18 +1,15 @@
 """How a command ended, as far as is known. There are three outcomes and no fourth (guarantees.md, promise 5)."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """The effect is there, and was made once."""
 
-    result: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = {}  # noqa: RUF012  # results are never changed in place
 
 
-@dataclass(frozen=True)
-class Refused:
+class Refused(NamedTuple):
     """Known to have changed nothing. ``again``: trying later may help. ``reached``: the node saw the command."""
 
     reason: str
@@ -20,8 +17,7 @@ class Refused:
     reached: bool = True
 
 
-@dataclass(frozen=True)
-class Unknown:
+class Unknown(NamedTuple):
     """It may have happened, in part or whole, or may happen yet."""
 
     reason: str

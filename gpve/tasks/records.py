@@ -5,8 +5,7 @@ repeated: what is there already, or gone already, is no error.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpve.tasks.claims import charged, overdrawn, release
 from gpve.tasks.errors import Conflict, Refuse
@@ -16,8 +15,7 @@ from gpve.tasks.flows.homecoming import report, revive, settle
 from gpve.tasks.ledger import Tx
 
 
-@dataclass(frozen=True)
-class Decided:
+class Decided(NamedTuple):
     """The scheduler's answer: ``node``, as it was at ``version``; ``devices``: how many gpu_milli of which device."""
 
     node: str
@@ -25,8 +23,7 @@ class Decided:
     devices: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class NoFit:
+class NoFit(NamedTuple):
     """The scheduler's answer when no node fits: how many nodes for which reason."""
 
     reasons: Mapping[str, int]

@@ -114,10 +114,7 @@ class TaskState:
 
     def step(self, name: str) -> StepState:
         """The state of a step, to look at."""
-        found = self.steps.get(name)
-        if found is None:
-            found = self.steps[name] = StepState()
-        return found
+        return self.steps.get(name, UNTOUCHED)
 
     def copy(self) -> "TaskState":
         """A copy that can be folded further: `apply` replaces the steps that it changes."""
@@ -154,6 +151,11 @@ class Results(Mapping[str, dict[str, Any]]):
         if result is None:
             raise KeyError(name)
         return result
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The result of a step, or ``default``: asked for so often that no error may be raised on the way."""
+        result = self._state.step(name).result
+        return default if result is None else result
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, step in self._state.steps.items() if step.result is not None)

@@ -6,7 +6,6 @@ of a monotonic clock of the driver's; times in the store are of the store's cloc
 """
 
 import heapq
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Any
 
 from gpve.tasks.advance import Advanced, Observation, Operation, Question, Surroundings, advance, operation_of
 from gpve.tasks.errors import CorruptLog, Fenced
-from gpve.tasks.events import encode
+from gpve.tasks.events import decode, encode
 from gpve.tasks.flow import Flow, Flows
 from gpve.tasks.ha import Watch, declare_dead, recover, rejoin, renew
 from gpve.tasks.lease import Taken, beat, leave, poison, take, take_new
@@ -69,6 +68,11 @@ class _Active:
     state: TaskState
     inbox: list[Observation] = field(default_factory=list)
     due: float = NEVER
+    """When it is to be looked at again, whatever comes back."""
+    soonest: float = NEVER
+    """When the first thing of it falls due, if nothing comes back."""
+    timer: float = NEVER
+    """Its time on the worker's heap: not later than ``soonest``, which moves on while the task does."""
     sent: dict[tuple[str, Direction], tuple[float, str]] = field(default_factory=dict)
     """By (step, direction): when an answer is no longer expected, and of which node."""
     asked: dict[str, Question] = field(default_factory=dict)
@@ -105,7 +109,7 @@ class Worker:
         self._parked: dict[int, None] = {}
         """Tasks that wait for a place, in the order in which they began to."""
         self._timers: list[tuple[float, int]] = []
-        """A heap of (time, task): when to look at a task again."""
+        """A heap of (time, task): look whether something of a task is due."""
         self._jobs: list[Job] = []
         self._submissions: list[Job] = []
         self._next_beat = 0.0
@@ -203,7 +207,7 @@ class Worker:
     def answered(self, rows: Iterable[Row]) -> None:
         """Outbox rows of this engine's tasks that others carried, with what came back."""
         for row in rows:
-            self.answer(operation_of(row), from_json(json.loads(row["outcome"])))
+            self.answer(operation_of(row), from_json(decode(row["outcome"])))
 
     def _carried(self, operation: Operation, outcome: Outcome) -> None:
         """Note an outcome for the owner of the task, unless it has sent something newer by now."""
@@ -309,8 +313,9 @@ class Worker:
             self._jobs.append(
                 Job(Work(lambda tx: beat(tx, self.incarnation, self.name, self.rules.lease_s)), lambda _: None)
             )
-        while self._timers and self._timers[0][0] <= now:
-            self._ring(heapq.heappop(self._timers)[1], now)
+        while self._soonest() <= now:
+            _, task = heapq.heappop(self._timers)
+            self._ring(self._active[task], now)
         for task in list(self._ready):
             found = self._active.get(task)
             if found is None:
@@ -325,26 +330,50 @@ class Worker:
 
     def wake(self) -> float:
         """When there is something to do again, if nothing comes in."""
-        while self._timers and not self._waits_for(*self._timers[0]):
-            heapq.heappop(self._timers)
-        soonest = self._timers[0][0] if self._timers else NEVER
-        return min(self._next_beat, self._next_sweep, soonest)
+        return min(self._next_beat, self._next_sweep, self._soonest())
 
-    def _waits_for(self, at: float, task: int) -> bool:
-        """Whether a task still has something that falls due at that time: timers are set often and never taken back."""
-        active = self._active.get(task)
-        return active is not None and (active.due == at or any(at == until for until, _ in active.sent.values()))
+    def _soonest(self) -> float:
+        """When the next thing of any task falls due.
 
-    def _ring(self, task: int, now: float) -> None:
-        """Something of a task may be due."""
-        active = self._active.get(task)
-        if active is None:
-            return
+        What a time on the heap was meant for is mostly over when the time is the soonest of all: then it is put back
+        to where the task has something due by now.
+        """
+        timers = self._timers
+        while timers:
+            at, task = timers[0]
+            active = self._active.get(task)
+            if active is not None and active.soonest <= at:
+                return at
+            heapq.heappop(timers)
+            if active is not None and active.timer == at:
+                active.timer = NEVER
+                self._set_timer(active)
+        return NEVER
+
+    def _arm(self, active: _Active) -> None:
+        """Something may fall due sooner, or later, than it did before."""
+        soonest = active.due
+        for until, _ in active.sent.values():
+            if until < soonest:
+                soonest = until
+        active.soonest = soonest
+        self._set_timer(active)
+
+    def _set_timer(self, active: _Active) -> None:
+        if active.soonest < active.timer:
+            active.timer = active.soonest
+            heapq.heappush(self._timers, (active.timer, active.row["id"]))
+
+    def _ring(self, active: _Active, now: float) -> None:
+        """Something of a task is due."""
+        active.timer = NEVER
         for key, (until, _) in list(active.sent.items()):
             if now >= until:
                 self._unanswered(active, key, "no answer in time")
         if now >= active.due:
-            self._ready[task] = None
+            self._ready[active.row["id"]] = None
+            active.due = NEVER
+        self._arm(active)
 
     def _unanswered(self, active: _Active, key: tuple[str, Direction], why: str) -> None:
         del active.sent[key]
@@ -419,15 +448,14 @@ class Worker:
         if result.wake_at < NEVER:
             # Two clocks: a rest that vanishes in the sum would have the task looked at for ever at one moment.
             active.due = self._now + max(LEAST_S, result.wake_at - result.now)
-            heapq.heappush(self._timers, (active.due, task))
         due = {(operation.step, operation.direction): operation for operation in result.operations}
         active.sent = {key: sent for key, sent in active.sent.items() if key in due}
         for key, operation in due.items():
             if key not in active.sent:
                 until = self._now + operation.attempt_s
                 active.sent[key] = until, operation.node
-                heapq.heappush(self._timers, (until, task))
                 self.outgoing.append(operation)
+        self._arm(active)
         new = [question for question in result.questions if question.step not in active.asked]
         active.asked = {question.step: question for question in result.questions}
         if not parked:

@@ -1,6 +1,5 @@
 """The scheduler behind the port: decisions of the compiled core over the node rows of a store."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from gpve.scheduler.live import Claim, Demand, LiveCluster
 from gpve.scheduler.policy import Policy
 from gpve.scheduler.requests import ANYWHERE, Terms
 from gpve.tasks.advance import Question
+from gpve.tasks.events import decode
 from gpve.tasks.flow import Place
 from gpve.tasks.ledger import Row
 from gpve.tasks.records import Decided, NoFit
@@ -138,13 +138,13 @@ class SchedulerPlacer:
             names=self._names,
             cpu_milli=np.array([row["cpu_milli"] for row in rows], dtype=np.int64),
             memory_mib=np.array([row["memory_mib"] for row in rows], dtype=np.int64),
-            gpu_count=np.array([len(json.loads(row["gpus"])) for row in rows], dtype=np.int32),
+            gpu_count=np.array([len(decode(row["gpus"])) for row in rows], dtype=np.int32),
             gpu_model=np.array(
                 [models.index(row["gpu_model"]) if row["gpu_model"] else -1 for row in rows], dtype=np.int32
             ),
             gpu_model_names=models,
-            labels=tuple(json.loads(row["labels"]) for row in rows),
-            taints=tuple(frozenset(json.loads(row["taints"])) for row in rows),
+            labels=tuple(decode(row["labels"]) for row in rows),
+            taints=tuple(frozenset(decode(row["taints"])) for row in rows),
         )
         # Trees for a thousand request classes are plenty; a small cluster should not pay for more.
         room = min(INDEX_BYTES, 8 * 1024 * (len(rows) + 16))
@@ -155,8 +155,8 @@ class SchedulerPlacer:
         self._known = [(-1, False)] * len(rows)
 
     def _take_over(self, n: int, row: Row) -> None:
-        used = json.loads(row["used_gpu_milli"])
-        gpus = [milli - taken for milli, taken in zip(json.loads(row["gpus"]), used, strict=True)]
+        used = decode(row["used_gpu_milli"])
+        gpus = [milli - taken for milli, taken in zip(decode(row["gpus"]), used, strict=True)]
         cpu, memory = row["cpu_milli"] - row["used_cpu_milli"], row["memory_mib"] - row["used_memory_mib"]
         for cluster in self._clusters.values():
             cluster.observe(n, cpu, memory, gpus, row["open"] and row["alive"])

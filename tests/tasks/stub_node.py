@@ -11,7 +11,6 @@ import json
 import os
 import random
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,7 @@ class Node:
                     things["ports"] = [[*key, mac] for key, mac in things["ports"].items()]
                     outcome: Outcome = Done(things)
                 else:
-                    outcome = await self.perform(replace(operation, node=self.name))
+                    outcome = await self.perform(operation._replace(node=self.name))
                 if writer.is_closing():
                     break
                 writer.write(outcome_to_line(number, outcome))

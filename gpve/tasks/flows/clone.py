@@ -4,10 +4,10 @@ The source's volumes are held as they are at one moment, copied from there to wh
 guests are locked and in a transitional phase meanwhile; the task is about the clone.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any
 
+from gpve.tasks.events import decode
 from gpve.tasks.flow import Command, Context, Lock, OnNode, Opened
 from gpve.tasks.flows import guests
 from gpve.tasks.flows.create import Disk, NodeName, register, settle
@@ -28,7 +28,7 @@ def open_(kind: str) -> Callable[[Tx, Any, int], Opened]:
     def announce(tx: Tx, wish: Any, task: int) -> Opened:
         source = guests.find(tx, wish, kind)
         guests.announce(tx, source, "clone", task)
-        made_of = json.loads(source["spec"])
+        made_of = decode(source["spec"])
         # The clone's volumes are as the source's are now; what they were before stays with the source.
         made_of.pop("snapshots", None)
         disks = [Disk(pool=v["pool"], size_gib=v["size_gib"]) for v in _volumes(tx, source)]

@@ -1,13 +1,12 @@
 """Emptying a node: which guests leave it, which cannot and why, and the change of the store that sends them away."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gpve.model.phases import MOVES, STEADY
 from gpve.tasks.claims import charged, overdrawn
-from gpve.tasks.events import encode
+from gpve.tasks.events import decode, encode
 from gpve.tasks.flows.vm_migrate import VmMigrate, vm_migrate
 from gpve.tasks.ledger import Row, Tx
 from gpve.tasks.state import CLOSED
@@ -136,7 +135,7 @@ def _tries(tx: Tx, task: int, guest: Row) -> list[Row]:
 
 def _moved_to(node: Row, guest: Row, claim: Row) -> Row | None:
     """The node's row as it would be with one more guest; None: that does not fit."""
-    spec = json.loads(guest["spec"])
+    spec = decode(guest["spec"])
     devices = _devices(node, spec)
     if len(devices) < spec["gpu_count"]:
         return None
@@ -146,6 +145,6 @@ def _moved_to(node: Row, guest: Row, claim: Row) -> Row | None:
 
 def _devices(node: Row, spec: Mapping[str, Any]) -> list[int]:
     """The first devices with enough left, as many as asked for."""
-    each = zip(json.loads(node["gpus"]), json.loads(node["used_gpu_milli"]), strict=True)
+    each = zip(decode(node["gpus"]), decode(node["used_gpu_milli"]), strict=True)
     free = [at for at, (milli, used) in enumerate(each) if milli - used >= max(1, spec["gpu_milli"])]
     return free[: spec["gpu_count"]]

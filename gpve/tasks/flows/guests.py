@@ -1,6 +1,5 @@
 """What the flows of guests share: the phase and the row at both ends of a task, quota, the facts, the locks."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ from pydantic import Field
 
 from gpve.model.phases import GONE, MOVES, allowed
 from gpve.tasks.errors import Forbidden, NotFound, OverQuota
+from gpve.tasks.events import decode
 from gpve.tasks.flow import Body, Command, Context, InStore, Lock, OnNode, Opened, Place
 from gpve.tasks.ledger import Row, Tx
 
@@ -89,7 +89,7 @@ def read(tx: Tx, target: int, body: Any) -> dict[str, Any]:
         raise NotFound("guest", target)
     volume_rows = tx.where("volume", guest=target)
     return {
-        "guest": {**guest, "spec": json.loads(guest["spec"])},
+        "guest": {**guest, "spec": decode(guest["spec"])},
         "volumes": [{"id": v["id"], "pool": v["pool"], "size_gib": v["size_gib"]} for v in volume_rows],
         "ports": [{"network": p["network"], "mac": p["mac"]} for p in tx.where("port", guest=target)],
     }
@@ -191,4 +191,4 @@ def forget(tx: Tx, guest: Row) -> None:
     for volume in tx.where("volume", guest=guest["id"]):
         tx.delete("volume", volume["id"])
     tx.delete("guest", guest["id"])
-    charge(tx, guest["project"], charged_for(json.loads(guest["spec"])), -1)
+    charge(tx, guest["project"], charged_for(decode(guest["spec"])), -1)

@@ -1,10 +1,10 @@
 """A node's return: what the flows `node_rejoin` and `node_survey` change in the store."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from gpve.tasks.errors import Refuse
+from gpve.tasks.events import decode
 from gpve.tasks.flow import Flow
 from gpve.tasks.flows.agent_restart import agent_restart
 from gpve.tasks.flows.agent_stop import agent_stop
@@ -74,7 +74,7 @@ def report(tx: Tx, task: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
             # Somebody was at work on it since: who knows whether it runs now?
             doubt.append(number)
             continue
-        ha, kind = json.loads(guest["spec"])["ha"], guest["kind"]
+        ha, kind = decode(guest["spec"])["ha"], guest["kind"]
         flow: Flow | None
         if kind == "agent":
             # What is left of its sandbox has to go in any case.

@@ -4,12 +4,11 @@ The start is the commit point. What the guest claimed on its first node is given
 it there is noted, for the node to remove when it comes back. Nobody asks for this flow but high availability itself.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from gpve.tasks.errors import Forbidden
-from gpve.tasks.events import encode
+from gpve.tasks.events import decode, encode
 from gpve.tasks.flow import Command, Context, Flow, InStore, Step
 from gpve.tasks.flows.agent_start import confine, open_workspace, unconfine
 from gpve.tasks.flows.agent_start import start as start_agent
@@ -62,13 +61,13 @@ def _dead(tx: Tx, guest: Row, body: Any) -> None:
     node = tx.get("node", guest["node"])
     if node is not None and node["alive"]:
         raise Forbidden(name, f"on node {guest['node']}, which is alive", ())
-    if not json.loads(guest["spec"])["ha"]:
+    if not decode(guest["spec"])["ha"]:
         raise Forbidden(name, f"without ha: who knows whether node {guest['node']} still runs it", ())
 
 
 def _without_snapshots(tx: Tx, agent: Context, row: Row) -> Row:
     """Checkpoints of an agent are in its workspace, and that is lost."""
-    return {**row, "spec": encode({**json.loads(row["spec"]), "snapshots": []})}
+    return {**row, "spec": encode({**decode(row["spec"]), "snapshots": []})}
 
 
 def _flow(kind: str, steps: list[Step], after: Callable[[Tx, Context, Row], Row] | None = None) -> Flow:

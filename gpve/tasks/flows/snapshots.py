@@ -1,10 +1,9 @@
 """Snapshots of guests of any kind (an agent's are called checkpoints): their names stand in the guest's spec."""
 
-import json
 from typing import Any
 
 from gpve.tasks.errors import Forbidden, NotFound
-from gpve.tasks.events import encode
+from gpve.tasks.events import decode, encode
 from gpve.tasks.flow import Context
 from gpve.tasks.flows.guests import Name, OnGuest
 from gpve.tasks.ledger import Row, Tx
@@ -21,7 +20,7 @@ class Snapshot(OnGuest):
 
 def names(guest: Row) -> list[str]:
     """The guest's snapshots, the oldest first."""
-    found: list[str] = json.loads(guest["spec"]).get("snapshots", [])
+    found: list[str] = decode(guest["spec"]).get("snapshots", [])
     return found
 
 
@@ -45,5 +44,5 @@ def known(tx: Tx, guest: Row, body: Any) -> None:
 
 def noted(tx: Tx, seen: Context, guest: Row) -> Row:
     """The row of a guest that has one more."""
-    spec = json.loads(guest["spec"])
+    spec = decode(guest["spec"])
     return {**guest, "spec": encode({**spec, "snapshots": [*spec.get("snapshots", []), seen.body.name]})}

@@ -4,11 +4,10 @@ A newer version writes its datastore anew, so the way back is the backup. When t
 way back: the commit point.
 """
 
-import json
 from typing import Any
 
 from gpve.tasks.errors import Forbidden
-from gpve.tasks.events import encode
+from gpve.tasks.events import decode, encode
 from gpve.tasks.flow import Command, Context, Flow, Step
 from gpve.tasks.flows.guests import OnGuest, begin, end, on, only_guest, read, spec, was
 from gpve.tasks.flows.vcluster_create import Version
@@ -47,7 +46,7 @@ def accept(vcluster: Context) -> Command:
 
 
 def _newer(tx: Tx, guest: Row, body: Any) -> None:
-    has = json.loads(guest["spec"])["version"]
+    has = decode(guest["spec"])["version"]
     if _numbers(body.version) <= _numbers(has):
         raise Forbidden(f"upgrade vcluster {guest['id']} to {body.version}", f"at {has}", ("a newer version",))
 
@@ -57,7 +56,7 @@ def _numbers(version: str) -> list[int]:
 
 
 def _upgraded(tx: Tx, vcluster: Context, guest: Row) -> Row:
-    return {**guest, "spec": encode({**json.loads(guest["spec"]), "version": vcluster.body.version})}
+    return {**guest, "spec": encode({**decode(guest["spec"]), "version": vcluster.body.version})}
 
 
 vcluster_upgrade = Flow(

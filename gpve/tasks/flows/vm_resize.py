@@ -4,11 +4,10 @@ The claim comes first, compared with what its node has left as the store knows i
 write gives the node's row a new version, so that no decision on the older one stands. Quota goes the same way.
 """
 
-import json
 from typing import Any
 
 from gpve.tasks.errors import Forbidden
-from gpve.tasks.events import encode
+from gpve.tasks.events import decode, encode
 from gpve.tasks.flow import Command, Context, Flow, InStore, Opened, Step
 from gpve.tasks.flows.create import Amount
 from gpve.tasks.flows.guests import OnGuest, announce, charge, end, find, on, only_guest, read, spec
@@ -65,7 +64,7 @@ def settle(vm: Context) -> Command:
 def _open(tx: Tx, wish: Any, task: int) -> Opened:
     guest, body = find(tx, wish, "vm"), wish.body
     row = announce(tx, guest, "resize", task)
-    old = json.loads(guest["spec"])
+    old = decode(guest["spec"])
     larger = {name: max(old[name], getattr(body, name) or 0) for name in AMOUNTS}
     if all(getattr(body, name) in (None, old[name]) for name in AMOUNTS):
         raise Forbidden(f"resize vm {guest['id']}", "of this size", ("another cpu_milli or memory_mib",))
@@ -78,7 +77,7 @@ def _open(tx: Tx, wish: Any, task: int) -> Opened:
 def _close(tx: Tx, vm: Context, done: bool) -> None:
     guest = tx.get("guest", vm.target)
     if guest is not None:
-        largest = json.loads(guest["spec"])
+        largest = decode(guest["spec"])
         old = largest.pop("resized_from")
         final = {name: (done and getattr(vm.body, name)) or old[name] for name in AMOUNTS}
         charge(tx, guest["project"], {name: largest[name] - final[name] for name in AMOUNTS}, -1)

@@ -56,7 +56,7 @@ class Report:
     """How many followed which flow."""
     answers: dict[int, str]
     """To each wish: the task, or the kind of error."""
-    met: int
+    met: list[str]
     """Mishaps that befell somebody."""
     resumed: int
     transactions: int
@@ -77,13 +77,18 @@ class _Armed(Faults):
         super().__init__(late_s=90.0, outage_s=20.0)
         self._env = env
         self.waiting = list(mishaps)
-        self.met = 0
+        self.met: list[str] = []
+        """What befell commands, in that order."""
+
+    @property
+    def expected(self) -> bool:
+        return bool(self.waiting)
 
     def fire(self, step: str, direction: str, among: Sequence[Fault]) -> Fault | None:
         for mishap in self.waiting:
             if mishap.at <= self._env.now and mishap.what in among and mishap.subject in ("", direction):
                 self.waiting.remove(mishap)
-                self.met += 1
+                self.met.append(mishap.what)
                 return Fault(mishap.what)
         return None
 
@@ -151,7 +156,7 @@ class _Chaos:
             tasks,
             flows,
             self.answers,
-            len(self.outages) + self.faults.met,
+            [*(mishap.what for mishap in self.outages), *self.faults.met],
             self.resumed,
             self.transactions,
             hashlib.sha256("\n".join(told).encode()).hexdigest(),
@@ -365,7 +370,7 @@ def summary(report: Report) -> dict[str, Any]:
         "tasks": dict(sorted(report.tasks.items())),
         "answers": len(report.answers),
         "refused": sum(not answer.startswith(("task ", "cancelled")) for answer in report.answers.values()),
-        "mishaps": report.met,
+        "mishaps": len(report.met),
         "resumed": report.resumed,
         "transactions": report.transactions,
         "log": report.digest,

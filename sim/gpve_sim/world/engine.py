@@ -22,6 +22,7 @@ from gpve.world.placer import NodeRows, Placer
 from gpve.world.store import StoreDown
 from gpve.world.turn import turn
 from gpve_sim.world.faults import AT_ENGINE, Fault, Faults
+from gpve_sim.world.later import Later
 from gpve_sim.world.nodes import SimNodes
 from gpve_sim.world.store import MemoryStore, MemoryTx
 
@@ -70,15 +71,12 @@ class World:
         for at, name in enumerate(self.nodes.names()):
             self.store.transact([Work(partial(renew, node=name, boot="0", engine="nobody yet"))])
             self.nodes.grant(name, self.rules.node_lease_s)
-            self._later(every_s * at / len(self.nodes.names()), self._beat, name, at)
-
-    def _later(self, after_s: float, what: Callable[..., None], *given: Any) -> None:
-        self.env.timeout(after_s).callbacks.append(lambda _: what(*given))
+            Later(self.env, every_s * at / len(self.nodes.names()), self._beat, name, at)
 
     def _beat(self, name: str, turn: int) -> None:
         if self.stopped:
             return
-        self._later(self.rules.node_lease_s / 3.0, self._beat, name, turn + 1)
+        Later(self.env, self.rules.node_lease_s / 3.0, self._beat, name, turn + 1)
         node, sent = self.nodes.by_name[name], self.env.now
         engines = [engine for engine in self.engines if engine.reaches(name)]
         if not self.nodes.reachable(name) or not engines:
@@ -87,14 +85,14 @@ class World:
 
         def acknowledge(granted: bool) -> None:
             if granted:
-                self._later(self.nodes.delay_s, grant)
+                Later(self.env, self.nodes.delay_s, grant)
 
         def grant() -> None:
             if node.boots == boot and self.nodes.reachable(name):
                 self.nodes.grant(name, sent + self.rules.node_lease_s)
 
         engine = engines[turn % len(engines)]
-        self._later(self.nodes.delay_s, engine.hear, name, str(boot), acknowledge)
+        Later(self.env, self.nodes.delay_s, engine.hear, name, str(boot), acknowledge)
 
     def start(self, engines: int = 2) -> None:
         """Start the engines."""
@@ -132,7 +130,8 @@ class SimEngine:
         self._parted_until: dict[str, float] = {}
         self._held_up = False
         self._turn_at = NEVER
-        self._timer: simpy.Event | None = None
+        self._turns = 0
+        """How often the time of the next turn was set anew: only the newest alarm counts."""
         self._begin()
         self._due(self.env.now)
 
@@ -158,7 +157,7 @@ class SimEngine:
         self._parted_until[node] = max(self.env.now + for_s, self._parted_until.get(node, 0.0))
 
     def _parted(self, node: str) -> bool:
-        return self.env.now < self._parted_until.get(node, 0.0)
+        return node in self._parted_until and self.env.now < self._parted_until[node]
 
     def hear(self, node: str, boot: str, then: Callable[[bool], None]) -> None:
         """A node's beat arrives; as `Worker.hear`."""
@@ -192,13 +191,13 @@ class SimEngine:
         """See to it that a turn comes at ``at`` at the latest."""
         if at < self._turn_at:
             self._turn_at = at
-            self._timer = self.env.timeout(max(0.0, at - self.env.now))
-            self._timer.callbacks.append(self._awake)
+            self._turns += 1
+            Later(self.env, max(0.0, at - self.env.now), self._awake, self._turns)
 
-    def _awake(self, timer: simpy.Event) -> None:
-        if timer is not self._timer:
+    def _awake(self, turn: int) -> None:
+        if turn != self._turns:
             return
-        self._turn_at, self._timer = NEVER, None
+        self._turn_at = NEVER
         back_at = max(self._frozen_until, self._away_until)
         if self.env.now < back_at:
             self._held_up = True
@@ -265,7 +264,7 @@ class SimEngine:
 
     def send(self, operation: Operation, answer: Callable[[Operation, Outcome], None]) -> None:
         """As in `gpve.world.nodes.Nodes`; answers wait in the mail while the engine stands still."""
-        if self._crashed or self._fires(operation, (Fault.CRASH_BEFORE_SEND,)):
+        if self._crashed or self._fires(operation, AT_SENDING):
             self._crashed = True
             return
         if self._parted(operation.node):
@@ -275,7 +274,7 @@ class SimEngine:
         def arrive(operation: Operation, outcome: Outcome) -> None:
             if worker is not self.worker or self._parted(operation.node):
                 return
-            fault = self._fires(operation, (Fault.CRASH_BEFORE_RECORD, Fault.LEASE_STOLEN, Fault.CANCEL))
+            fault = self._fires(operation, AT_ANSWER)
             if fault is Fault.CRASH_BEFORE_RECORD:
                 self._crashed = True
             elif fault is Fault.LEASE_STOLEN:
@@ -310,7 +309,7 @@ class SimEngine:
             if fault is Fault.STORE_ERROR:
                 raise StoreDown
 
-        results = self.world.store.transact(works, before)
+        results = self.world.store.transact(works, before if self.world.faults.expected else None)
         if self.world.audited:
             self.world.findings += audit(self.world.store.rows, self.world.flows)
         if fault is Fault.STORE_LOST:
@@ -321,8 +320,6 @@ class SimEngine:
         return results
 
     def _at_record(self, tx: MemoryTx) -> Fault | None:
-        if not self.world.faults.plan:
-            return None
         for table, key, _ in tx.journal:
             event = self.world.store.tables["event"].get(key) if table == "event" else None
             if event is None:
@@ -394,4 +391,6 @@ class SimEngine:
         return self.world.store.rows(table, limit=limit, newest=newest, **equal)
 
 
+AT_SENDING = (Fault.CRASH_BEFORE_SEND,)
+AT_ANSWER = (Fault.CRASH_BEFORE_RECORD, Fault.LEASE_STOLEN, Fault.CANCEL)
 AT_RECORD = tuple(f for f in AT_ENGINE if f in (Fault.STORE_ERROR, Fault.STORE_LOST, Fault.CRASH_AFTER_RECORD))

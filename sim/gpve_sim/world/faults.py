@@ -70,10 +70,13 @@ class Faults:
     """How long a node or the store is away."""
     fired: list[Injection] = field(default_factory=list)
 
+    @property
+    def expected(self) -> bool:
+        """Whether some of it is still to come."""
+        return len(self.fired) < len(self.plan)
+
     def fire(self, step: str, direction: str, among: Sequence[Fault]) -> Fault | None:
         """The fault planned for this point, once."""
-        if not self.plan:
-            return None
         for injection in self.plan:
             here = (injection.step, injection.direction) == (step, direction) and injection.fault in among
             if here and injection not in self.fired:

@@ -41,6 +41,7 @@ from gpve_sim.workload import node_events
 from gpve_sim.world.archive import Archive
 from gpve_sim.world.engine import World
 from gpve_sim.world.faults import Faults
+from gpve_sim.world.later import Later
 from gpve_sim.world.lived import Lifecycle
 from gpve_sim.world.lives import LIVES, Life, phases_of
 from gpve_sim.world.migrations import Migration, migration_of
@@ -188,7 +189,7 @@ class _Drive:
                 # High availability was quicker: again a little later.
                 life.busy = False
                 life.due.appendleft(flow)
-                self.env.timeout(AGAIN_S).callbacks.append(lambda _: self._next(life))
+                Later(self.env, AGAIN_S, self._next, life)
                 return
             if isinstance(answer, Exception):
                 raise answer
@@ -242,7 +243,7 @@ class _Drive:
         """What a drain submits is found by the sweeps of production; here nobody sweeps."""
         if task in self.node_tasks:
             self.world.engines[0].look()
-            self.env.timeout(LOOK_S).callbacks.append(lambda _: self._see_to_drain(task))
+            Later(self.env, LOOK_S, self._see_to_drain, task)
 
     def _crash_next(self, g: int, after: float) -> None:
         if self.failures.agent_mtbf_s < NEVER and self.trace.guests.kind[g] == Kind.AGENT:
@@ -410,13 +411,14 @@ def replay_lifecycle(
     check_models(trace.guests, nodes)
     guests = trace.guests
     arrivals = np.argsort(guests.arrival_s, kind="stable")
+    arrival_s = [*guests.arrival_s[arrivals].tolist(), NEVER]
     if not trace.departures:
         trace = replace(trace, guests=replace(guests, departure_s=np.full(len(guests), FOREVER)))
     drive = _Drive(trace, nodes, policy, seed, profile, queue, failures)
     started = time.perf_counter()
     at = 0
     while True:
-        next_arrival = float(guests.arrival_s[arrivals[at]]) if at < len(arrivals) else NEVER
+        next_arrival = arrival_s[at]
         next_change = drive.ahead[0][0] if drive.ahead else NEVER
         now = min(next_arrival, next_change)
         if now == NEVER:

@@ -11,6 +11,7 @@ from functools import partial
 from gpve.tasks.ha import declare_dead, rejoin, renew
 from gpve.tasks.ledger import Work
 from gpve_sim.world.engine import World
+from gpve_sim.world.later import Later
 from gpve_sim.world.outages import Failures
 
 JOINED = "0"
@@ -47,11 +48,8 @@ class NodeOutages:
         self._fell(name)
         boots, beat = node.boots, store.rows("session", node=name)[0]["beat"]
         silent_s = self._failures.lease_s + self._failures.margin_s
-        self._later(silent_s, self._miss, name, boots, beat)
-        self._later(for_s, self._return, name)
-
-    def _later(self, after_s: float, what: Callable[..., None], *given: object) -> None:
-        self._world.env.timeout(after_s).callbacks.append(lambda _: what(*given))
+        Later(self._world.env, silent_s, self._miss, name, boots, beat)
+        Later(self._world.env, for_s, self._return, name)
 
     def _miss(self, name: str, boots: int, beat: int) -> None:
         node = self._world.nodes.by_name[name]

@@ -11,6 +11,7 @@ from gpve.tasks.operations import Make, OpKey, admit, forget, key_of
 from gpve.tasks.outcome import Done, Outcome, Refused, Unknown
 from gpve.world.hardware import RESULTS, VERBS, Cannot, Hardware
 from gpve_sim.world.faults import Fault, Faults
+from gpve_sim.world.later import Later
 
 NEVER = float("inf")
 Answer = Callable[[Operation, Outcome], None]
@@ -131,14 +132,11 @@ class SimNodes:
         """As in `gpve.world.nodes.Nodes`."""
         fault = self.faults.at_node(operation)
         self._worked_on.setdefault(operation.task, set()).add(operation.node)
-        self._after(self.delay_s, self._arrive, operation, answer, fault)
+        Later(self.env, self.delay_s, self._arrive, operation, answer, fault)
         if fault is Fault.REPEAT:
-            self._after(self.delay_s, self._arrive, operation, answer, None)
+            Later(self.env, self.delay_s, self._arrive, operation, answer, None)
         elif fault is Fault.LATE_DUPLICATE:
-            self._after(self.delay_s + self.faults.late_s, self._arrive, operation, answer, None)
-
-    def _after(self, delay_s: float, what: Callable[..., None], *given: Any) -> None:
-        self.env.timeout(delay_s).callbacks.append(lambda _: what(*given))
+            Later(self.env, self.delay_s + self.faults.late_s, self._arrive, operation, answer, None)
 
     def forget(self, task: int, epoch: int) -> None:
         """A task is over, and had this epoch last: its nodes forget it."""
@@ -161,7 +159,7 @@ class SimNodes:
         node.hardware.power_loss()
         if self.leases:
             node.lease_until = self.env.now
-        self._after(for_s, self._come_back, node)
+        Later(self.env, for_s, self._come_back, node)
 
     def cut_off(self, name: str, for_s: float) -> None:
         """Nothing reaches a node, and nothing of it arrives, for a while; it goes on with what it has."""
@@ -176,7 +174,7 @@ class SimNodes:
         for guest in node.hardware.restart_ha():
             if self.restarted is not None:
                 self.restarted(name, guest)
-        self._after(until - self.env.now, self._expire, node)
+        Later(self.env, until - self.env.now, self._expire, node)
 
     def _expire(self, node: SimNode) -> None:
         # A moment early or late by rounding: the timer of a newer lease comes later.
@@ -193,13 +191,15 @@ class SimNodes:
         return self.by_name[name].up and not self._is_cut_off(name)
 
     def _is_cut_off(self, name: str) -> bool:
-        return self.env.now < self._cut_until.get(name, 0.0)
+        return name in self._cut_until and self.env.now < self._cut_until[name]
 
     def _unleased(self, node: SimNode, operation: Operation) -> bool:
         """Whether the guest of an operation needs a lease that is not there."""
+        if self.env.now < node.lease_until:
+            return False
         guest = operation.arguments.get("guest")
         needs = guest in node.hardware.ha or operation.arguments.get("spec", {}).get("ha", False)
-        return bool(needs) and self.env.now >= node.lease_until
+        return bool(needs)
 
     def _come_back(self, node: SimNode) -> None:
         node.up = True
@@ -220,7 +220,7 @@ class SimNodes:
             if fault is Fault.NODE_DIES_BEFORE:
                 self.power_loss(node.name, self.faults.outage_s)
             if fault is Fault.SLOW:
-                self._after(operation.attempt_s * 1.5, self._admit, node, operation, answer, fault)
+                Later(self.env, operation.attempt_s * 1.5, self._admit, node, operation, answer, fault)
                 return
         self._admit(node, operation, answer, fault)
 
@@ -241,7 +241,7 @@ class SimNodes:
         node.under_way[key] = [answer]
         took = self.work_of(operation)
         if took:
-            self._after(took, self._make, node, operation, node.boots, fault)
+            Later(self.env, took, self._make, node, operation, node.boots, fault)
         else:
             self._make(node, operation, node.boots, fault)
 
@@ -284,7 +284,7 @@ class SimNodes:
             return
         if fault is Fault.UNKNOWN:
             outcome = Unknown("unknown by plan")
-        self._after(self.delay_s, self._hear, operation, answer, outcome)
+        Later(self.env, self.delay_s, self._hear, operation, answer, outcome)
 
     def _hear(self, operation: Operation, answer: Answer, outcome: Outcome) -> None:
         if not self._is_cut_off(operation.node):

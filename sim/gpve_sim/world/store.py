@@ -14,13 +14,13 @@ from gpve.tasks.state import CLOSED
 from gpve.tasks.tables import COUNTERS, TABLES, Table
 
 Rows = dict[Key, Row]
-Index = dict[tuple[Any, ...], dict[Key, None]]
-"""By the values of some columns: the keys of the rows that have them. Made when it is first asked for."""
-Values = Callable[[Row], tuple[Any, ...]]
+Index = dict[Any, dict[Key, None]]
+"""By the value of a column, or the values of some: the keys of the rows that have them. Made when first asked for."""
+Values = Callable[[Row], Any]
 
 
-def _values(columns: Sequence[str]) -> Values:
-    """What picks the values of some columns out of a row."""
+def _key_of(columns: Sequence[str]) -> Values:
+    """What picks the key out of a row: a tuple, of one column as well."""
     if len(columns) == 1:
         (column,) = columns
         return lambda row: (row[column],)
@@ -33,16 +33,21 @@ class _Shape:
 
     columns: KeysView[str]
     key: Values
-    unique: tuple[tuple[str, ...], ...]
+    unique: tuple[tuple[tuple[str, ...], Values], ...]
+    """Columns whose values no two rows share, and what picks them out of a row."""
     revised: bool
     """Its rows carry the revision of their last change."""
 
     @staticmethod
     def of(table: Table) -> "_Shape":
-        return _Shape(table.columns.keys(), _values(table.key), table.unique, "revision" in table.columns)
+        unique = tuple((columns, itemgetter(*columns)) for columns in table.unique)
+        return _Shape(table.columns.keys(), _key_of(table.key), unique, "revision" in table.columns)
 
 
 SHAPES = {name: _Shape.of(table) for name, table in TABLES.items()}
+TOLD = frozenset(("node", "claim"))
+"""Tables of whose changes the store itself takes note."""
+WATCHED = TOLD.union(name for name, table in TABLES.items() if table.watched)
 
 
 class MemoryStore:
@@ -187,12 +192,13 @@ class MemoryStore:
         columns = tuple(equal)
         found = self._indexes[table].get(columns)
         if found is None:
-            values, index = self._indexes[table][columns] = (_values(columns), {})
+            values, index = self._indexes[table][columns] = (itemgetter(*columns), {})
             for key, row in rows.items():
                 index.setdefault(values(row), {})[key] = None
         else:
             index = found[1]
-        keys = index.get(tuple(equal.values()))
+        wanted = tuple(equal.values())
+        keys = index.get(wanted if len(wanted) > 1 else wanted[0])
         if not keys:
             return []
         return [rows[key] for key in (sorted(keys) if len(keys) > 1 else keys)]
@@ -202,16 +208,16 @@ class MemoryStore:
         rows = self.tables[table]
         old = rows.get(key)
         for values, index in self._indexes[table].values():
-            before = None if old is None else values(old)
-            after = None if row is None else values(row)
-            if before != after:
-                if before is not None:
-                    keys = index[before]
-                    del keys[key]
-                    if not keys:
-                        del index[before]
-                if after is not None:
-                    index.setdefault(after, {})[key] = None
+            if old is not None:
+                before = values(old)
+                if row is not None and values(row) == before:
+                    continue
+                keys = index[before]
+                del keys[key]
+                if not keys:
+                    del index[before]
+            if row is not None:
+                index.setdefault(values(row), {})[key] = None
         if row is None:
             rows.pop(key, None)
         else:
@@ -244,14 +250,13 @@ class MemoryTx:
         if row.keys() != shape.columns:
             raise ValueError(f"table {table}: columns {sorted(row)} are not {sorted(shape.columns)}")
         key = shape.key(row)
-        for columns in shape.unique:
-            self._check_unique(table, key, row, columns)
+        for columns, values in shape.unique:
+            old = self._store.tables[table].get(key)
+            if old is None or values(old) != values(row):
+                self._check_unique(table, row, columns)
         self.journal.append((table, key, self._store.set(table, key, row)))
 
-    def _check_unique(self, table: str, key: Key, row: Row, columns: Sequence[str]) -> None:
-        old = self._store.tables[table].get(key)
-        if old is not None and all(old[column] == row[column] for column in columns):
-            return
+    def _check_unique(self, table: str, row: Row, columns: Sequence[str]) -> None:
         if self._store.find(table, {column: row[column] for column in columns}):
             raise ValueError(f"table {table}: a second row with {[row[column] for column in columns]}")
 
@@ -282,7 +287,8 @@ class MemoryTx:
         self.take("revision")
         store = self._store
         position = 0
-        for table, key in dict.fromkeys([(table, key) for table, key, _ in self.journal]):
+        heard = WATCHED if store.watched else TOLD
+        for table, key in dict.fromkeys([(table, key) for table, key, _ in self.journal if table in heard]):
             if table == "node":
                 store.changed(key[0])
             elif table == "claim" and store.released is not None and key not in store.tables["claim"]:
