@@ -101,6 +101,9 @@ def _health_and_limits(client: Client) -> None:
     list(client.exec(agent.id, [SH, "-c", "rm ok"]))
     until(lambda: status(client, agent.id)["restarts"] >= 1, what="restarted by its health check")
     assert status(client, agent.id)["last_exit"]["reason"] == "health"
+    # Another one: a check that comes too early restarts the first anew, and with it what is executed in it.
+    done(client, client.create("agent", spec("hungry", "while :; do sleep 0.1; done")))
+    agent = client.get("agent", "hungry")
     # 64 MiB are its memory: a program that takes more is killed, the agent is not asked.
     hog = "import sys; x = bytearray(200 << 20); print(len(x))"
     pieces = list(client.exec(agent.id, ["/usr/bin/python3", "-c", hog]))

@@ -187,10 +187,12 @@ pub(crate) fn start(confinement: &Confinement, program: &Program) -> Result<(i32
         return Err(told(failure, confinement, program));
     }
     let listener = match notes {
-        Some((receiver, _)) => Some(
-            receive_descriptor(receiver.as_raw_fd(), libc::MSG_DONTWAIT)
-                .map_err(failed("receiving the filter's descriptor"))?,
-        ),
+        Some((receiver, _)) => match receive_descriptor(receiver.as_raw_fd(), libc::MSG_DONTWAIT) {
+            Ok(listener) => Some(listener),
+            // Killed on the way there: whoever reaps it will say so, and nothing can be denied any more.
+            Err(Errno(libc::EAGAIN)) => None,
+            Err(errno) => return Err(failed("receiving the filter's descriptor")(errno)),
+        },
         None => None,
     };
     Ok((pid, listener))
