@@ -23,7 +23,8 @@ pub struct Target {
     /// That can enter the agent's sandbox.
     pub spawner: Spawner,
     pub run: u64,
-    pub ran_ms: u64,
+    /// Since its start, or since the end of the last pause.
+    pub awake_ms: u64,
 }
 
 /// What was used since the check before; None when this host cannot tell.
@@ -62,8 +63,9 @@ fn heartbeat(target: &Target, max_age_ms: u64) -> Result<(), String> {
     let beat = std::fs::File::open(target.shared.dir.join("status"))
         .and_then(status::Heartbeat::read)
         .map_err(|e| e.to_string())?;
-    let age =
-        if beat.run == target.run { clock::boottime_ms().saturating_sub(beat.boottime_ms) } else { target.ran_ms };
+    let since_beat = clock::boottime_ms().saturating_sub(beat.boottime_ms);
+    // A beat from before a pause is not older than the pause is over.
+    let age = if beat.run == target.run { since_beat.min(target.awake_ms) } else { target.awake_ms };
     if age <= max_age_ms {
         return Ok(());
     }

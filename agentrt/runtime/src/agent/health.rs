@@ -78,6 +78,8 @@ impl Watch {
 pub struct Checks {
     watches: Vec<Watch>,
     held_at_ms: Option<u64>,
+    /// The start, or the end of the last pause: nothing is expected of an agent from before.
+    awake_since_ms: u64,
 }
 
 impl Checks {
@@ -106,7 +108,7 @@ impl Checks {
                 io_bytes: None,
             })
         });
-        Checks { watches: watches.collect(), held_at_ms: None }
+        Checks { watches: watches.collect(), held_at_ms: None, awake_since_ms: now_ms }
     }
 
     /// Started up, and readiness (if it is checked) is content.
@@ -125,6 +127,7 @@ impl Checks {
     /// After a pause everything is due as much later as the pause was long.
     pub fn go_on(&mut self, now_ms: u64) {
         let Some(held_at) = self.held_at_ms.take() else { return };
+        self.awake_since_ms = now_ms;
         let pause = now_ms.saturating_sub(held_at);
         for watch in &mut self.watches {
             watch.next_ms += pause;
@@ -149,7 +152,7 @@ impl Agent {
             run.health.watches.iter().any(|w| matches!(w.check.probe, Probe::Progress { .. }) && w.next_ms <= now);
         let stats = if needs_stats { self.cgroup().and_then(|c| c.stats().ok()) } else { None };
         let Some(run) = &mut self.run else { return };
-        let since_start = now.saturating_sub(self.record.started_ms);
+        let awake_ms = now.saturating_sub(run.health.awake_since_ms);
         let mut due = Vec::new();
         for watch in &mut run.health.watches {
             if watch.in_flight || watch.next_ms > now || !due_in(watch.kind, started_up) {
@@ -192,7 +195,7 @@ impl Agent {
                 who: self.who(),
                 spawner: self.spawner().clone(),
                 run,
-                ran_ms: since_start,
+                awake_ms,
             };
             tokio::spawn(async move {
                 let result = probe::probe(&target, &check, input).await;
@@ -286,10 +289,12 @@ mod tests {
 
     #[test]
     fn a_pause_moves_what_is_due() {
-        let mut checks = Checks { watches: vec![watch(Kind::Liveness, 1, 1)], held_at_ms: Some(1_000) };
+        let mut checks =
+            Checks { watches: vec![watch(Kind::Liveness, 1, 1)], held_at_ms: Some(1_000), awake_since_ms: 0 };
         checks.watches[0].in_flight = false;
         checks.watches[0].next_ms = 1_500;
         checks.go_on(61_000);
         assert_eq!(checks.next_ms(true), Some(61_500));
+        assert_eq!(checks.awake_since_ms, 61_000);
     }
 }
