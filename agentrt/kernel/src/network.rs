@@ -118,6 +118,11 @@ impl Networks {
         self.ready.len()
     }
 
+    /// Whether there are as many as there may be.
+    pub fn is_full(&self) -> bool {
+        self.ready.len() >= self.most
+    }
+
     /// One that is ready.
     pub fn take(&mut self) -> Option<Network> {
         self.ready.pop()
@@ -125,7 +130,7 @@ impl Networks {
 
     /// Makes one more where there are not enough.
     pub fn fill(&mut self) -> Result<(), LaunchError> {
-        if self.ready.len() < self.most {
+        if !self.is_full() {
             self.ready.push(Network::make()?);
         }
         Ok(())
@@ -133,7 +138,7 @@ impl Networks {
 
     /// The last process in it has ended: it is kept where it is as good as new, and done away with where it is not.
     pub fn give_back(&mut self, network: Network) {
-        if self.ready.len() < self.most && network.is_fresh() {
+        if !self.is_full() && network.is_fresh() {
             self.ready.push(network);
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! `gpve-attack-suite [--only NAME] [--launcher root] [--without seccomp|landlock|limits] [--lent]
 //! [--claim PROGRAM SOCKET [--forks]]` prints a line of JSON for each run, then a summary. `--lent`: at L3 by root, in one
-//! ready-made network after the other. Ends with 1 where an attack succeeded that the level promises to stop, where a refusal looked wrong, or where something outside changed.
+//! network that is lent on and on. Ends with 1 where an attack succeeded that the level promises to stop, where a refusal
+//! looked wrong, or where something outside changed.
 
 use std::ffi::CString;
 use std::fs;

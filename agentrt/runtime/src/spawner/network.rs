@@ -75,7 +75,7 @@ impl Lender {
     }
 
     pub(super) fn wants_more(&self) -> bool {
-        self.wanted && self.networks.ready() < READY
+        self.wanted && !self.networks.is_full()
     }
 
     /// Makes one more.
