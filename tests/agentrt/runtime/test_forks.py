@@ -49,8 +49,16 @@ print(json.dumps({
 STAY = SEARCH + "time.sleep(1000)\n"
 
 
-def fork(daemon: Daemon, id: str, count: int, **request: Any) -> list[Any]:
-    return list(daemon.call.Fork(pb.ForkRequest(id=id, count=count, **request), timeout=60).agents)
+def fork(daemon: Daemon, id: str, count: int, *, patience_s: float = 10.0, **request: Any) -> list[Any]:
+    """What an agent says comes a moment before its checkpoint: asked again until it is there."""
+    until_s = time.monotonic() + patience_s
+    while True:
+        try:
+            return list(daemon.call.Fork(pb.ForkRequest(id=id, count=count, **request), timeout=60).agents)
+        except grpc.RpcError as error:
+            if "not at a checkpoint" not in str(error) or time.monotonic() > until_s:
+                raise
+        time.sleep(0.01)
 
 
 def at_checkpoint(daemon: Daemon, code: str = STAY, **claim: Any) -> Any:
@@ -153,7 +161,7 @@ def test_what_cannot_be_forked_is_refused_in_a_sentence(daemon: Daemon, code: st
     agent = at_checkpoint(daemon, code)
     time.sleep(0.2)
     with pytest.raises(grpc.RpcError, match=words):
-        fork(daemon, agent.id, 2)
+        fork(daemon, agent.id, 2, patience_s=0.0)
     assert [a.id for a in daemon.call.List(pb.ListRequest()).agents] == [agent.id]
 
 

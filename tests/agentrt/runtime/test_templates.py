@@ -79,6 +79,35 @@ def test_claimed_agents_are_ready_and_each_its_own(daemon: Daemon, no_fork: bool
         daemon.call.DeleteTemplate(pb.DeleteTemplateRequest(name="t"))
 
 
+HOOKS = """
+import json, os, random, threading
+state = random.getstate()
+read, write = os.pipe()
+if os.fork() == 0:
+    # A lock held by nobody that is here, and numbers that the parent draws too, are what hooks are for.
+    os.write(write, json.dumps([random.getstate() != state, threading.current_thread().name, ran[-1]]).encode())
+    os._exit(0)
+os.wait()
+print(json.dumps({"child": json.loads(os.read(read, 999)), "ran": ran, "alive": threading.active_count()}))
+"""
+
+
+@pytest.mark.parametrize("no_fork", [False, True])
+def test_hooks_for_forks_run_where_they_are_needed(daemon: Daemon, no_fork: bool) -> None:
+    """Those of libraries at every fork; those of the standard library when the agent's own program forks."""
+    setup = (
+        "import os, random, threading\nran = []\n"
+        "os.register_at_fork(before=lambda: ran.append('before'), after_in_child=lambda: ran.append('child'))\n"
+        "before = random.getstate()\nread, write = os.pipe()\n"
+        "if os.fork() == 0: os.write(write, b'other' if random.getstate() != before else b'same'); os._exit(0)\n"
+        "os.wait()\nassert os.read(read, 9) == b'other'\nos.close(read); os.close(write); del ran[:]\n"
+    )
+    daemon.template("t", policy=POLICY, imports=["logging", "random"], setup=setup, no_fork=no_fork)
+    seen = said(daemon, "-c", HOOKS)
+    by_seed = [] if no_fork else ["before", "child"]
+    assert seen == {"child": [True, "MainThread", "child"], "ran": [*by_seed, "before"], "alive": 1}
+
+
 def test_what_runs_is_a_file_or_a_module_too(daemon: Daemon) -> None:
     daemon.template("t", policy=POLICY)
     id = daemon.claim("t", "-m", "calendar", "2026", "11").id
