@@ -30,10 +30,20 @@ impl LaunchError {
 impl fmt::Display for LaunchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.errno {
-            Some(errno) => write!(f, "{}: {} failed: {errno}", self.layer, self.what),
-            None => write!(f, "{}: {}", self.layer, self.what),
+            Some(errno) => write!(f, "{}: {} failed: {errno}", self.layer, printable(&self.what)),
+            None => write!(f, "{}: {}", self.layer, printable(&self.what)),
         }
     }
+}
+
+/// A stranger's document or archive may have line ends and the escapes of a terminal in its names: whoever reads a sentence
+/// with such a name in it sees them written out.
+pub(crate) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() { out.extend(char.escape_default()) } else { out.push(char) }
+    }
+    out
 }
 
 impl std::error::Error for LaunchError {}

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use super::{Policy, VERSION};
+use crate::error::printable;
 
 /// What is wrong with a policy, where, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +31,9 @@ impl fmt::Display for PolicyError {
             write!(f, ", line {line}")?;
         }
         if !self.key.is_empty() {
-            write!(f, ", {}", self.key)?;
+            write!(f, ", {}", printable(&self.key))?;
         }
-        write!(f, ": {}", self.problem)
+        write!(f, ": {}", printable(&self.problem))
     }
 }
 

@@ -93,6 +93,16 @@ fn json_says_its_line_too() {
 }
 
 #[test]
+fn what_a_stranger_wrote_into_a_key_does_not_reach_the_terminal() {
+    let keys =
+        [r#"{"si\n\u001b[2J": 1}"#, r#"{"version": 1, "limits": {"\u0007": 1}}"#, r#"{"a\n": {"b": 1}, "version": 1}"#];
+    let read = keys.map(Policy::from_json).into_iter().chain([Policy::from_toml("version = 1\n\"a\\u001B\\n\" = 1")]);
+    for said in read.map(|read| read.unwrap_err().to_string()) {
+        assert!(!said.contains(char::is_control) && said.contains("unknown key"), "{said:?}");
+    }
+}
+
+#[test]
 fn a_document_is_the_same_after_a_round() {
     for policy in samples() {
         assert_eq!(Policy::from_toml(&policy.to_toml()).as_ref(), Ok(&policy), "{}", policy.to_toml());
