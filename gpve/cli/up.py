@@ -105,7 +105,6 @@ def down(
             fail(f"these do not end: {left}", 1)
         time.sleep(0.1)
     (directory / "pids.json").unlink(missing_ok=True)
-    (directory / "node/guard.lock").unlink(missing_ok=True)
     if purge:
         shutil.rmtree(directory, ignore_errors=True)
     typer.echo(f"ended: {', '.join(running) or 'nothing ran'}")

@@ -56,8 +56,11 @@ class Executor(Protocol):
     async def clean(self, guests: Sequence[int]) -> None:
         """Nothing is left of these guests."""
 
+    async def lease(self, until: float) -> bool:
+        """Guests with ha may run until then (CLOCK_BOOTTIME, s), with a node agent or without; whether that is known."""
+
     async def end_ha(self) -> None:
-        """End all guests with ha: the lease is over."""
+        """The lease is over: end all guests with ha that do not end by themselves."""
 
     async def restart_ha(self) -> None:
         """What was ended for want of a lease runs again."""

@@ -49,6 +49,9 @@ class Node:
 
     async def grant(self, until: float) -> None:
         """A beat was acknowledged: there is a lease until then (`clock`)."""
+        # They first: what is started now must not be ended by an old lease.
+        if not all([await executor.lease(until) for executor in set(self._executors.values())]):
+            return
         self._lease_until = max(self._lease_until, until)
         if not self._leased and self.leased:
             self._leased = True

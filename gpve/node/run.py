@@ -15,7 +15,6 @@ from gpve.model.errors import InputError
 from gpve.model.kinds import KINDS
 from gpve.node import facts, identity
 from gpve.node.executor import Executor
-from gpve.node.guard import Guard
 from gpve.node.journal import Disk, Journal
 from gpve.node.node import Node
 from gpve.node.runtime import Runtime
@@ -84,10 +83,8 @@ async def _serve(settings: Settings, me: identity.Identity) -> None:
     journal = Journal(disk, me.name)
     executors: dict[str, Executor] = {"": Simulated(journal, settings.work_s)} if settings.simulated else {}
     runtime, check = await _runtime(settings, journal)
-    guard = None
     if runtime is not None:
         executors["agent"] = runtime
-        guard = Guard(settings.directory, settings.socket)
     if not executors:
         raise InputError(f"no guest could run here: {check.why}; and none shall be simulated")
     kinds = KINDS if settings.simulated else tuple(executors)
@@ -97,7 +94,6 @@ async def _serve(settings: Settings, me: identity.Identity) -> None:
         me,
         facts.boot_id(),
         found,
-        guard,
         partial(identity.keep, settings.directory),
     )
     LOG.info("node %s: %d milli-CPU, %d MiB", me.name, found.cpu_milli, found.memory_mib)

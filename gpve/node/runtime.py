@@ -2,8 +2,9 @@
 
 An agent of the cluster with number N is ``gpve-N`` there. What a flow asks step by step (workspace, sandbox, start) the
 daemon does in two: it stores an agent, and starts it. So `agent.open` creates, `agent.confine` checks, `agent.start`
-starts. Whether an agent should run is kept in the node's journal: a lease that ends stops agents with ha, and one that
-comes back starts those that should run.
+starts. Agents with ha are leased ones there: the daemon is told of the node's lease, and when it is over each ends by
+itself, whichever processes of ours are dead. Whether an agent should run is kept in the node's journal: a lease that
+comes back starts those that should.
 """
 
 import asyncio
@@ -238,8 +239,17 @@ class Runtime:
         for guest in guests:
             await self._remove(guest, "")
 
+    async def lease(self, until: float) -> bool:
+        """As in `gpve.node.executor.Executor`."""
+        try:
+            await self._daemon.ExtendLease(pb.ExtendLeaseRequest(until_boottime_ms=int(until * 1000)), timeout=2.0)
+        except grpc.RpcError as error:
+            LOG.warning("the Agent Runtime does not hear of the lease: %s", error.details())
+            return False
+        return True
+
     async def end_ha(self) -> None:
-        """As in `gpve.node.executor.Executor`: the guard ends them, also when no node agent is there (`guard`)."""
+        """As in `gpve.node.executor.Executor`: agents end by themselves."""
 
     async def restart_ha(self) -> None:
         """As in `gpve.node.executor.Executor`."""
@@ -360,14 +370,14 @@ def _call_error(error: grpc.RpcError) -> CallError:
 
 
 def _ended_by_us(agent: pb.Agent) -> bool:
-    """Ended by a Stop or a Kill, not by itself; or never started for want of a lease."""
+    """Ended by a Stop, a Kill or the end of a lease, not by itself; or never started for want of a lease."""
     if agent.state == pb.STATE_CREATED:
         return True
     return bool(agent.state == pb.STATE_EXITED and _by_us(agent.last_exit))
 
 
 def _by_us(ended: pb.Exit) -> bool:
-    return bool(ended.reason == pb.EXIT_REASON_STOPPED)
+    return ended.reason in (pb.EXIT_REASON_STOPPED, pb.EXIT_REASON_LEASE)
 
 
 def _state(agent: pb.Agent) -> str:
@@ -391,6 +401,7 @@ def spec_of(spec: Mapping[str, Any]) -> pb.AgentSpec:
         env=program.get("env", {}),
         cwd=program.get("cwd", ""),
         labels={HA: "1"} if spec.get("ha") else {},
+        leased=spec.get("ha", False),
         restart=pb.RestartPolicy(
             when=WHEN[restart.get("when", "on-failure")],
             max_restarts=restart.get("max_restarts", 0),

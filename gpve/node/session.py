@@ -14,7 +14,6 @@ from gpve import __version__
 from gpve.node import identity as who
 from gpve.node.executor import CallError
 from gpve.node.facts import Facts
-from gpve.node.guard import Guard
 from gpve.node.identity import Identity
 from gpve.node.node import Node, clock, operation_of
 from gpve.tasks.outcome import Done, Outcome, Refused, Unknown
@@ -52,10 +51,9 @@ class Link:
         identity: Identity,
         boot: str,
         facts: Facts,
-        guard: Guard | None = None,
         keep: Callable[[Identity], None] = lambda identity: None,
     ) -> None:
-        self._node, self._identity, self._boot, self._facts, self._guard = node, identity, boot, facts, guard
+        self._node, self._identity, self._boot, self._facts = node, identity, boot, facts
         self._keep = keep
         self._servers = list(identity.servers)
         self._at = random.randrange(len(self._servers)) if self._servers else 0
@@ -192,12 +190,9 @@ class Link:
         number = 0
         while True:
             number += 1
-            if self._guard is None or await asyncio.get_running_loop().run_in_executor(None, self._guard.alive):
-                self._sent[number] = clock()
-                self._sent.pop(number - 16, None)
-                self._out.put_nowait(pb.FromNode(beat=pb.Beat(number=number)))
-            else:
-                LOG.error("the guard cannot be started: no lease is asked for", extra={"node": self._node.name})
+            self._sent[number] = clock()
+            self._sent.pop(number - 16, None)
+            self._out.put_nowait(pb.FromNode(beat=pb.Beat(number=number)))
             # Spread: a thousand nodes that came at once do not beat at once for ever.
             await asyncio.sleep(lease_s / 3.0 * random.uniform(0.8, 1.0))
 
@@ -207,7 +202,7 @@ class Link:
                 case "beat":
                     sent = self._sent.pop(message.beat.number, None)
                     if message.beat.lease and sent is not None:
-                        await self._granted(sent + lease_s)
+                        await self._node.grant(sent + lease_s)
                 case "operations":
                     for told in message.operations.operations:
                         task = asyncio.create_task(self._perform(told))
@@ -217,12 +212,6 @@ class Link:
                     self._frame(message.call)
                 case "go_elsewhere":
                     return
-
-    async def _granted(self, until: float) -> None:
-        if self._guard is not None:
-            # The guard first: what is started now must not be ended by an old lease.
-            self._guard.lease(until)
-        await self._node.grant(until)
 
     async def _watch_lease(self) -> None:
         while True:

@@ -63,6 +63,10 @@ class Simulated:
         if VERBS["node.clean"](self.hardware, {"guests": guests}):
             self._keep()
 
+    async def lease(self, until: float) -> bool:
+        """As in `gpve.node.executor.Executor`: what is simulated here ends with its node agent."""
+        return True
+
     async def end_ha(self) -> None:
         """As in `gpve.node.executor.Executor`."""
         self.hardware.end_ha()

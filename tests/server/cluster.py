@@ -200,9 +200,6 @@ class Cluster:
                 daemon.start()
             daemon.clear()
             daemon.stop()
-        for node in self.nodes.values():
-            # The guard ends when its lock file is gone.
-            (node.directory / "guard.lock").unlink(missing_ok=True)
 
     def defects(self) -> list[str]:
         """Lines of the logs that should not be there."""

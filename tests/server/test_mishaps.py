@@ -64,7 +64,7 @@ def test_a_server_is_killed_and_another_goes_on(cluster: Cluster, tmp_path: Path
 
 @pytest.mark.usefixtures("runtime")
 def test_a_node_agent_dies_and_adopts_what_runs(cluster: Cluster) -> None:
-    """kill -9 of the node agent: agents go on, those with ha until the lease ends; the next one takes them up."""
+    """kill -9 of node agent and daemon: agents go on, those with ha until the lease ends; the next take them up."""
     cluster.server("s")
     cluster.node("a", ("--cpu", "2000", "--memory", "1024"), runtime=True)
     client = cluster.client()
@@ -78,11 +78,16 @@ def test_a_node_agent_dies_and_adopts_what_runs(cluster: Cluster) -> None:
         return {agent.id: agent.state for agent in daemon.call.List(pb.ListRequest()).agents}
 
     until(lambda: states()[f"gpve-{high}"] == pb.STATE_RUNNING, 20.0, "it runs as soon as the node has its lease")
-    pid = daemon.agent(f"gpve-{plain}").pid
+    pid, leased = (daemon.agent(f"gpve-{guest}").pid for guest in (plain, high))
     cluster.nodes["a"].kill()
+    daemon.kill()
     with refused(503, "node-away"):
         client.agent_status(plain)
-    until(lambda: states()[f"gpve-{high}"] == pb.STATE_EXITED, 10.0, "the guard ends it, for the lease is over")
+    until(lambda: not Path(f"/proc/{leased}").exists(), 10.0, "it ends by itself, for the lease is over")
+    assert Path(f"/proc/{pid}").exists()
+    daemon.start()
+    until(lambda: states()[f"gpve-{high}"] == pb.STATE_EXITED, 10.0, "the daemon knows")
+    assert daemon.agent(f"gpve-{high}").last_exit.reason == pb.EXIT_REASON_LEASE
     assert states()[f"gpve-{plain}"] == pb.STATE_RUNNING
     cluster.nodes["a"].start()
     until(lambda: client.node("a").alive and states()[f"gpve-{high}"] == pb.STATE_RUNNING, 40.0, "both run again")

@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod egress;
 pub mod exec;
 pub mod fault;
+pub mod lease;
 pub mod logs;
 pub mod plans;
 pub mod probe;

@@ -26,6 +26,8 @@ pub struct Settings {
     pub idle_ms: u64,
     pub grace_ms: u64,
     pub heartbeat: bool,
+    /// It runs only while the host has a lease.
+    pub leased: bool,
 }
 
 impl Settings {
@@ -122,6 +124,7 @@ pub fn settings(spec: &pb::AgentSpec) -> Result<Settings, Fault> {
         idle_ms: spec.idle_pause_ms,
         grace_ms: or(spec.stop_grace_ms, DEFAULT_GRACE_MS),
         heartbeat,
+        leased: spec.leased,
     })
 }
 

@@ -78,6 +78,7 @@ pub enum Reason {
     StartFailed,
     HostRestarted,
     Killed,
+    Lease,
 }
 
 impl Reason {
@@ -94,6 +95,7 @@ impl Reason {
             Reason::StartFailed => "start-failed",
             Reason::HostRestarted => "host-restarted",
             Reason::Killed => "killed",
+            Reason::Lease => "lease",
         }
     }
 }
@@ -126,14 +128,14 @@ impl Exit {
     pub fn is_failure(&self) -> bool {
         match self.reason {
             Reason::Exited => self.code != 0,
-            Reason::Stopped | Reason::Ttl => false,
+            Reason::Stopped | Reason::Ttl | Reason::Lease => false,
             _ => true,
         }
     }
 
     /// The runtime was asked for this end: no restart policy undoes it.
     pub fn was_asked_for(&self) -> bool {
-        matches!(self.reason, Reason::Stopped | Reason::Ttl)
+        matches!(self.reason, Reason::Stopped | Reason::Ttl | Reason::Lease)
     }
 }
 
@@ -263,7 +265,7 @@ mod tests {
     fn a_long_run_forgets_failures_and_what_was_asked_for_is_never_undone() {
         let p = policy(When::Always);
         assert_eq!(p.next(&failed(), 10_000, 4, 0), (Next::Restart { state: Backoff, delay_ms: 0 }, 1));
-        for reason in [Reason::Stopped, Reason::Ttl] {
+        for reason in [Reason::Stopped, Reason::Ttl, Reason::Lease] {
             assert_eq!(p.next(&Exit::new(reason, ""), 5, 0, 0).0, Next::Stay);
         }
         assert_eq!(policy(When::OnFailure).next(&Exit::new(Reason::Exited, ""), 5, 0, 0).0, Next::Stay);

@@ -31,8 +31,14 @@ pub struct Ended {
     /// The wait status, as wait(2) has it.
     pub wait_status: u64,
     pub boottime_ms: u64,
+    /// [`BY_ITSELF`] or [`BY_LEASE`]; 0: not written yet.
     pub set: u64,
 }
+
+/// Not ended by init.
+pub const BY_ITSELF: u64 = 1;
+/// Ended by init: the lease of the host was over.
+pub const BY_LEASE: u64 = 2;
 
 /// Written by init at each heartbeat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

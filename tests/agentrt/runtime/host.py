@@ -80,7 +80,7 @@ def look(root: Path) -> Host:
 
 
 # What a daemon that has no agents may leave in its directory.
-KEPT_FILES = {"agents", "events", "daemon.lock", "parked", "templates"}
+KEPT_FILES = {"lease", "agents", "events", "daemon.lock", "parked", "templates"}
 
 
 def leaked_files(host: Host) -> set[str]:

@@ -39,7 +39,8 @@ impl Agent {
 
     /// The reason of an end, from what init recorded, what the cgroup counted and what the runtime itself decided.
     fn explain(&self, before: &Stats, after: Option<&Stats>) -> Exit {
-        let status = ended_record(&self.shared.dir, self.record.run).map(|ended| ended.wait_status as i32);
+        let ended = ended_record(&self.shared.dir, self.record.run);
+        let status = ended.map(|ended| ended.wait_status as i32);
         let rose = |field: fn(&Stats) -> Option<u64>| {
             after.and_then(field).unwrap_or(0).saturating_sub(field(before).unwrap_or(0))
         };
@@ -52,6 +53,9 @@ impl Agent {
         let with = |reason, detail: String| Exit { code, signal, ..Exit::new(reason, detail) };
         if let Some(ending) = &self.record.ending {
             return with(ending.reason, ending.detail.clone());
+        }
+        if ended.is_some_and(|ended| ended.set == status::BY_LEASE) {
+            return with(Reason::Lease, "the lease of its host was over".into());
         }
         let killed = signal == libc::SIGKILL || code == 128 + libc::SIGKILL;
         if kills > 0 && killed {
@@ -191,5 +195,5 @@ impl Agent {
 /// What init recorded of the end of a run.
 fn ended_record(dir: &Path, run: u64) -> Option<status::Ended> {
     let ended = status::Ended::read(&File::open(dir.join("status")).ok()?).ok()?;
-    (ended.set == 1 && ended.run == run).then_some(ended)
+    (ended.set != 0 && ended.run == run).then_some(ended)
 }

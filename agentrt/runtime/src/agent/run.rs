@@ -8,7 +8,7 @@ use crate::spawner::protocol::{Answer, Ask, Kind, LaunchAsk, Program, Who};
 use crate::state::{Exit, Reason, State};
 use crate::store::record::Process;
 use crate::store::requests::{Outcome, Ticket, fingerprint};
-use crate::{clock, status};
+use crate::{clock, lease, status};
 use agent_kernel::cgroup::{Cgroup, Handle};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -21,8 +21,11 @@ const TRIES: u32 = 3;
 impl Agent {
     /// Starts a run. With a ticket somebody asked for it and is told; without, a restart is due.
     pub(super) async fn start(&mut self, ticket: Option<Ticket>) {
+        if let (Err(_), None) = (self.check_lease(), &ticket) {
+            return self.end_at_rest(Exit::new(Reason::Lease, "the lease of its host was over")).await;
+        }
         let loaded = self.load_plan();
-        let (plan, _) = match self.check_secrets().and(loaded) {
+        let (plan, _) = match self.check_lease().and(self.check_secrets()).and(loaded) {
             Ok(plan) => plan,
             Err(fault) => match ticket {
                 Some(ticket) => return ticket.end(Outcome::Failed(fault)),
@@ -48,6 +51,11 @@ impl Agent {
         }
         self.commit(State::Starting, "starting", "", None, note.into_iter().collect());
         self.launch(plan).await;
+    }
+
+    /// Refused where the agent needs a lease that the host does not have.
+    pub(super) fn check_lease(&self) -> Result<(), Fault> {
+        if self.shared.settings.leased { lease::check(&self.context.root, &self.record.id) } else { Ok(()) }
     }
 
     /// From the state Starting on: also the way of a daemon that finds an agent half started.
@@ -131,6 +139,7 @@ impl Agent {
             log_rate: self.shared.settings.log_rate,
             stdin: spec.stdin,
             heartbeat: self.shared.settings.heartbeat,
+            lease: self.shared.settings.leased.then(|| lease::path(&self.context.root).to_string_lossy().into_owned()),
             kind: Kind::Agent,
         };
         let spawner = self.spawner().clone();

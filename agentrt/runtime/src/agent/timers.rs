@@ -2,7 +2,7 @@
 
 use super::Agent;
 use crate::clock;
-use crate::state::{Reason, State};
+use crate::state::{Exit, Reason, State};
 use agent_kernel::cgroup::Stats;
 use std::sync::atomic::Ordering;
 
@@ -83,12 +83,17 @@ impl Agent {
     }
 
     async fn expire_at_rest(&mut self) {
+        self.record.doomed = self.shared.settings.ttl_deletes;
+        self.end_at_rest(Exit::new(Reason::Ttl, "its time to live is over")).await;
+    }
+
+    /// It waits for its next start, which does not come.
+    pub(super) async fn end_at_rest(&mut self, exit: Exit) {
         self.record.next_start_ms = None;
-        let exit = crate::state::Exit::new(Reason::Ttl, "its time to live is over");
         self.record.last_exit = Some(exit.clone());
         self.record.active.hold();
-        self.record.doomed = self.shared.settings.ttl_deletes;
-        self.commit(State::Exited, "exited", "its time to live is over", Some(exit), Vec::new());
+        let detail = exit.detail.clone();
+        self.commit(State::Exited, "exited", &detail, Some(exit), Vec::new());
         self.remove_cgroup().await;
     }
 

@@ -149,6 +149,7 @@ impl Agent {
     }
 
     pub(super) async fn resume(&mut self, detail: &str) -> Result<(), Fault> {
+        self.check_lease()?;
         let id = self.record.id.clone();
         if let Some(cgroup) = self.cgroup() {
             blocking(move || cgroup.thaw())

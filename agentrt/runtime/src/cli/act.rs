@@ -1,4 +1,4 @@
-//! Verbs that need an id and say nothing but that they are done.
+//! Verbs that say nothing but that they are done.
 
 use super::client::{Client, said};
 use crate::pb;
@@ -42,6 +42,18 @@ pub struct Rm {
     /// Agents
     #[arg(required = true)]
     ids: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Lease {
+    /// At most an hour; whoever keeps agents running renews it well before its end
+    seconds: f64,
+}
+
+pub async fn lease(client: &mut Client, args: Lease) -> Done {
+    let until_boottime_ms = crate::clock::boottime_ms().saturating_add((args.seconds * 1000.0) as u64);
+    client.extend_lease(pb::ExtendLeaseRequest { until_boottime_ms }).await.map_err(said)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub async fn start(client: &mut Client, args: Ids) -> Done {

@@ -93,6 +93,9 @@ enum Command {
     /// Agents that go on from where another one waits
     #[command(after_help = "Example:\n  gpve-agentrt fork my-agent -n 8")]
     Fork(fork::Fork),
+    /// Let leased agents run on this host for so many seconds from now, if they may not for longer already
+    #[command(after_help = "Example:\n  gpve-agentrt lease 15")]
+    Lease(act::Lease),
     /// Images that agents' roots can be made of; needs no daemon
     #[command(subcommand)]
     Image(image::Image),
@@ -149,6 +152,7 @@ impl Command {
             Command::Resume(args) => act::resume(&mut client, args).await,
             Command::Template(command) => template::template(&mut client, command).await,
             Command::Claim(args) => template::claim(&mut client, args).await,
+            Command::Lease(args) => act::lease(&mut client, args).await,
             Command::Fork(args) => fork::fork(&mut client, args).await,
             Command::Daemon(_) | Command::EgressProxy(_) | Command::Policy(_) | Command::Image(_) => {
                 unreachable!("they do not talk to a daemon")

@@ -57,6 +57,9 @@ pub struct Run {
     /// Pause it after this many idle milliseconds
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     idle_pause_ms: u64,
+    /// Run it only while this host has a lease (see `lease`)
+    #[arg(long)]
+    leased: bool,
     #[command(flatten)]
     then: Then,
     /// The program and its arguments
@@ -159,6 +162,7 @@ pub async fn run(client: &mut Client, args: Run) -> Done {
         restart: Some(pb::RestartPolicy { when: when as i32, ..Default::default() }),
         ttl_ms: args.ttl_ms,
         idle_pause_ms: args.idle_pause_ms,
+        leased: args.leased,
         ..Default::default()
     };
     let (id, secrets) = (args.id.unwrap_or_default(), secrets(&args.secret)?);

@@ -26,6 +26,9 @@ use std::time::Duration;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+/// Who renews a lease does so every few seconds: a far end is a mistake, and could not be taken back.
+const LONGEST_LEASE_MS: u64 = 3_600_000;
+
 pub struct Service {
     pub context: Arc<Context>,
 }
@@ -283,6 +286,21 @@ impl RuntimeService for Service {
         let ids = fork::fork(&self.context, request.into_inner()).await?;
         let agents = ids.iter().map(|id| Ok(view::agent(&*self.context.agent(id)?, false)));
         Ok(Response::new(pb::ForkReply { agents: agents.collect::<Result<_, Fault>>()? }))
+    }
+
+    async fn extend_lease(
+        &self,
+        request: Request<pb::ExtendLeaseRequest>,
+    ) -> Result<Response<pb::ExtendLeaseReply>, Status> {
+        let until_ms = request.into_inner().until_boottime_ms;
+        let limit = crate::clock::boottime_ms() + LONGEST_LEASE_MS;
+        if until_ms > limit {
+            let says = format!("until_boottime_ms: {until_ms} is more than an hour away; a lease is short and renewed");
+            return Err(invalid(says).into());
+        }
+        crate::lease::extend(&self.context.root, until_ms)
+            .map_err(|e| Fault::failed(format!("{}: {e}", crate::lease::path(&self.context.root).display())))?;
+        Ok(Response::new(pb::ExtendLeaseReply {}))
     }
 
     async fn info(&self, _: Request<pb::InfoRequest>) -> Result<Response<pb::InfoReply>, Status> {

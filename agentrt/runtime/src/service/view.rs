@@ -45,6 +45,7 @@ impl Reason {
             Reason::StartFailed => pb::ExitReason::StartFailed,
             Reason::HostRestarted => pb::ExitReason::HostRestarted,
             Reason::Killed => pb::ExitReason::Killed,
+            Reason::Lease => pb::ExitReason::Lease,
         }
     }
 }

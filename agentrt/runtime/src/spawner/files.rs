@@ -3,7 +3,7 @@
 use super::init::AgentHooks;
 use super::protocol::LaunchAsk;
 use crate::logs::{CHUNK, SEGMENTS, segment_name, writer::Writer};
-use crate::status;
+use crate::{lease, status};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
@@ -66,6 +66,8 @@ impl Files {
             stderr: Some(stderr_read),
             heartbeat: heartbeat_read,
             stdin,
+            lease: ask.lease.as_ref().map(|path| lease::Watch::open(Path::new(path))).transpose()?,
+            lease_over: false,
             beats: 0,
             buffer: vec![0; CHUNK],
         };

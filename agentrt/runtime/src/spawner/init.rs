@@ -1,5 +1,6 @@
 //! What an agent's init does beside reaping: pumps output into the log, takes heartbeats, records the end.
 
+use crate::lease::Watch;
 use crate::logs::writer::Writer;
 use crate::logs::{CHUNK, Stream};
 use crate::{clock, status};
@@ -20,6 +21,9 @@ pub struct AgentHooks {
     pub heartbeat: Option<OwnedFd>,
     /// Write end of the program's standard input: held, so that it stays open while nobody is attached.
     pub stdin: Option<OwnedFd>,
+    /// Until when the agent may run; None where it may for ever.
+    pub lease: Option<Watch>,
+    pub lease_over: bool,
     pub beats: u64,
     pub buffer: Vec<u8>,
 }
@@ -64,10 +68,15 @@ impl AgentHooks {
     }
 }
 
+fn rung(lease: &Watch, polls: &[libc::pollfd]) -> bool {
+    polls.iter().any(|p| p.fd == lease.timer.as_raw_fd() && p.revents != 0)
+}
+
 impl Hooks for AgentHooks {
     fn keep(&self) -> Vec<RawFd> {
         let mut fds = self.log_fds.clone();
         fds.push(self.status.as_raw_fd());
+        fds.extend(self.lease.iter().flat_map(|lease| [lease.file.as_raw_fd(), lease.timer.as_raw_fd()]));
         fds.extend(
             [&self.stdout, &self.stderr, &self.heartbeat, &self.stdin].into_iter().flatten().map(AsRawFd::as_raw_fd),
         );
@@ -75,7 +84,8 @@ impl Hooks for AgentHooks {
     }
 
     fn interest(&mut self, polls: &mut Vec<libc::pollfd>) {
-        for fd in [&self.stdout, &self.stderr, &self.heartbeat].into_iter().flatten() {
+        let timer = self.lease.as_ref().map(|lease| &lease.timer);
+        for fd in [&self.stdout, &self.stderr, &self.heartbeat].into_iter().flatten().chain(timer) {
             polls.push(libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
         }
     }
@@ -84,6 +94,11 @@ impl Hooks for AgentHooks {
         let ready = |fd: &Option<OwnedFd>| {
             fd.as_ref().is_some_and(|fd| polls.iter().any(|p| p.fd == fd.as_raw_fd() && p.revents != 0))
         };
+        if self.lease.as_ref().is_some_and(|lease| rung(lease, polls) && lease.is_over()) {
+            self.lease_over = true;
+            // SAFETY: no pointers. To process 1 of an agent, -1 is everybody else in there.
+            unsafe { libc::kill(-1, libc::SIGKILL) };
+        }
         let (out, err, beat) = (ready(&self.stdout), ready(&self.stderr), ready(&self.heartbeat));
         if out && matches!(self.pump(Stream::Stdout), Pumped::Closed) {
             self.stdout = None;
@@ -106,8 +121,12 @@ impl Hooks for AgentHooks {
         }
         self.log.note_drops();
         let wait_status = record.signal.unwrap_or_else(|| record.code.unwrap_or(0) << 8);
-        let ended =
-            status::Ended { run: self.run, wait_status: wait_status as u64, boottime_ms: clock::boottime_ms(), set: 1 };
+        let ended = status::Ended {
+            run: self.run,
+            wait_status: wait_status as u64,
+            boottime_ms: clock::boottime_ms(),
+            set: if self.lease_over { status::BY_LEASE } else { status::BY_ITSELF },
+        };
         let _ = ended.write(&self.status);
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of a message here: daemon and spawner may come from different builds.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// The largest message; the plan of a sandbox, or argv and env, are what fills it.
 pub const MOST_BYTES: usize = 192 * 1024;
 
@@ -91,6 +91,8 @@ pub struct LaunchAsk {
     pub log_rate: u64,
     pub stdin: bool,
     pub heartbeat: bool,
+    /// Where the lease stands by which it runs, if it runs by one.
+    pub lease: Option<String>,
     pub kind: Kind,
 }
 

@@ -78,6 +78,7 @@ pub(super) async fn launch(
     let cgroup = Cgroup::create(&context.host.cgroups, &leaf, &plan.cgroup).map_err(|e| e.to_string())?;
     let handle = cgroup.handle();
     let ask = LaunchAsk {
+        lease: None,
         agent: name.clone(),
         dir: dir.to_string_lossy().into_owned(),
         run: 1,

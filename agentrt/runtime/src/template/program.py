@@ -10,7 +10,7 @@ import sys
 SOCKET = 3
 #: Where orders to fork come, in an agent that may be forked.
 FORKS = 4
-#: Their hooks put locks and threads in order after a fork, and draw random numbers. The seed has one thread and holds no
+#: Their hooks put locks and threads in order after a fork, and draw random numbers. The seed has one thread, holds no
 #: lock when it is forked, and `become` draws anew; run in each fork they would write to 600 KiB of the seed's pages.
 NEEDLESS_HOOKS = {"threading", "logging", "random", "concurrent.futures.thread"}
 seeding = False
