@@ -57,7 +57,7 @@ class Executor(Protocol):
         """Nothing is left of these guests."""
 
     async def lease(self, until: float) -> bool:
-        """Guests with ha may run until then (CLOCK_BOOTTIME, s), with a node agent or without; whether that is known."""
+        """Guests with ha may run until then (CLOCK_BOOTTIME, s), with a node agent or without; whether it is known."""
 
     async def end_ha(self) -> None:
         """The lease is over: end all guests with ha that do not end by themselves."""
