@@ -40,6 +40,7 @@ OPERATIONS: dict[str, dict[str, Arguments]] = {
         "resume": {},
         "sleep": {},
         "wake": {},
+        "resize": {"cpu_milli": (int, False), "memory_mib": (int, False)},
         "upgrade": {"version": (str, True)},
         "clone": _CLONE,
         "snapshot": _NAMED,

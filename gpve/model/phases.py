@@ -61,6 +61,7 @@ MOVES: dict[str, dict[str, Move]] = {
         ("sleep", "running", "falling-asleep", "sleeping"),
         ("wake", "sleeping", "waking", "running"),
         ("upgrade", "running|stopped", "upgrading", SAME),
+        ("resize", "running|stopped", "resizing", SAME),
         ("snapshot", "running|stopped", "snapshotting", SAME),
         ("restore", "stopped", "restoring", SAME),
         ("clone", "running|stopped", "cloning", SAME),

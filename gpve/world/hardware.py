@@ -8,6 +8,7 @@ is content if there is nothing to undo.
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 Arguments = Mapping[str, Any]
@@ -260,9 +261,9 @@ def _reboot(node: Hardware, a: Arguments) -> bool:
     return _some(_set(node.machines, a["guest"], "running"), _set(node.boots, a["guest"], a["boot"]))
 
 
-def _resize(node: Hardware, a: Arguments) -> bool:
-    if a["guest"] not in node.machines:
-        raise Cannot("no such machine")
+def _resize(things: str, node: Hardware, a: Arguments) -> bool:
+    if a["guest"] not in getattr(node, things):
+        raise Cannot("there is no such guest")
     return _size(node, a)
 
 
@@ -295,14 +296,15 @@ def _define_plane(node: Hardware, a: Arguments) -> bool:
     _mark(node, a)
     if a["guest"] in node.planes:
         return False
-    return _some(_set(node.planes, a["guest"], "defined"), _set(node.versions, a["guest"], a["spec"]["version"]))
+    version = a["spec"]["version"]
+    return _some(_set(node.planes, a["guest"], "defined"), _set(node.versions, a["guest"], version), _size(node, a))
 
 
 def _undefine_plane(node: Hardware, a: Arguments) -> bool:
     if node.planes.get(a["guest"]) in ("running", "paused"):
         raise Cannot("it runs")
     node.ha.discard(a["guest"])
-    return _some(_drop(node.planes, a["guest"]), _drop(node.versions, a["guest"]))
+    return _some(*(_drop(things, a["guest"]) for things in (node.planes, node.versions, node.sizes)))
 
 
 def _register(node: Hardware, a: Arguments) -> bool:
@@ -447,7 +449,7 @@ VERBS: dict[str, Verb] = {
     "vm.snapshot": _take("machines"),
     "vm.unsnapshot": _untake,
     "vm.rollback": _put_back,
-    "vm.resize": _resize,
+    "vm.resize": partial(_resize, "machines"),
     "vm.prepare": _prepare,
     "vm.discard": _discard,
     "vm.transfer": _transfer,
@@ -468,6 +470,7 @@ VERBS: dict[str, Verb] = {
     "vcluster.unsleep": _turn("planes", ("sleeping",), "running", undoes=True),
     "vcluster.wake": _turn("planes", ("sleeping",), "running"),
     "vcluster.unwake": _turn("planes", ("running", "defined"), "sleeping", undoes=True),
+    "vcluster.resize": partial(_resize, "planes"),
     "vcluster.upgrade": _upgrade,
     "vcluster.downgrade": _downgrade,
     "vcluster.accept": _accept,

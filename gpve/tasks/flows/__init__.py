@@ -23,6 +23,7 @@ from gpve.tasks.flows.vcluster_clone import vcluster_clone
 from gpve.tasks.flows.vcluster_create import vcluster_create, vcluster_create_first
 from gpve.tasks.flows.vcluster_delete import vcluster_delete
 from gpve.tasks.flows.vcluster_pause import vcluster_pause
+from gpve.tasks.flows.vcluster_resize import vcluster_resize
 from gpve.tasks.flows.vcluster_restore import vcluster_restore
 from gpve.tasks.flows.vcluster_resume import vcluster_resume
 from gpve.tasks.flows.vcluster_sleep import vcluster_sleep
@@ -82,6 +83,7 @@ FLOWS = Flows(
         vcluster_snapshot,
         vcluster_start,
         vcluster_stop,
+        vcluster_resize,
         vcluster_upgrade,
         vcluster_wake,
         vm_clone,

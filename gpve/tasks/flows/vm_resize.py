@@ -1,101 +1,10 @@
-"""Resize a VM: other amounts of CPU and memory, where it is. While it is resized it claims the larger of both.
+"""Resize a VM: its hypervisor is told, and a running guest."""
 
-The claim comes first, compared with what its node has left as the store knows it, so nothing is overcommitted; the same
-write gives the node's row a new version, so that no decision on the older one stands. Quota goes the same way.
-"""
-
-from typing import Any
-
-from gpve.tasks.errors import Forbidden
-from gpve.tasks.events import decode, encode
-from gpve.tasks.flow import Command, Context, Flow, InStore, Opened, Step
-from gpve.tasks.flows.create import Amount
-from gpve.tasks.flows.guests import OnGuest, announce, charge, end, find, on, only_guest, read, spec
-from gpve.tasks.ledger import Tx
-
-AMOUNTS = ("cpu_milli", "memory_mib")
+from gpve.tasks.flows.resize import Resize, resizing
 
 
-class VmResize(OnGuest):
+class VmResize(Resize):
     """``cpu_milli``, ``memory_mib``: what it shall have; None: as it is."""
 
-    cpu_milli: Amount | None = None
-    memory_mib: Amount | None = None
 
-
-def _old(vm: Context) -> dict[str, int]:
-    found: dict[str, int] = spec(vm)["resized_from"]
-    return found
-
-
-def _new(vm: Context) -> dict[str, int]:
-    return {name: getattr(vm.body, name) or _old(vm)[name] for name in AMOUNTS}
-
-
-def _claim(vm: Context, amounts: dict[str, int]) -> Command:
-    return InStore("reclaim", {"guest": vm.target, "node": vm.node, **amounts})
-
-
-def claim(vm: Context) -> Command:
-    """The larger of what it has and what it shall have."""
-    return _claim(vm, {name: spec(vm)[name] for name in AMOUNTS})
-
-
-def unclaim(vm: Context) -> Command:
-    """What it had."""
-    return _claim(vm, _old(vm))
-
-
-def resize(vm: Context) -> Command:
-    """Tell the hypervisor, and a running guest."""
-    return on(vm, "vm.resize", spec=_new(vm))
-
-
-def unresize(vm: Context) -> Command:
-    """Tell them what it was."""
-    return on(vm, "vm.resize", spec=_old(vm))
-
-
-def settle(vm: Context) -> Command:
-    """It claims what it has now."""
-    return _claim(vm, _new(vm))
-
-
-def _open(tx: Tx, wish: Any, task: int) -> Opened:
-    guest, body = find(tx, wish, "vm"), wish.body
-    row = announce(tx, guest, "resize", task)
-    old = decode(guest["spec"])
-    larger = {name: max(old[name], getattr(body, name) or 0) for name in AMOUNTS}
-    if all(getattr(body, name) in (None, old[name]) for name in AMOUNTS):
-        raise Forbidden(f"resize vm {guest['id']}", "of this size", ("another cpu_milli or memory_mib",))
-    charge(tx, guest["project"], {name: larger[name] - old[name] for name in AMOUNTS}, +1)
-    now = {**old, **larger, "resized_from": {name: old[name] for name in AMOUNTS}}
-    tx.put("guest", {**row, "spec": encode(now)})
-    return Opened(guest["id"])
-
-
-def _close(tx: Tx, vm: Context, done: bool) -> None:
-    guest = tx.get("guest", vm.target)
-    if guest is not None:
-        largest = decode(guest["spec"])
-        old = largest.pop("resized_from")
-        final = {name: (done and getattr(vm.body, name)) or old[name] for name in AMOUNTS}
-        charge(tx, guest["project"], {name: largest[name] - final[name] for name in AMOUNTS}, -1)
-        tx.put("guest", {**guest, "spec": encode({**largest, **final})})
-    end("resize")(tx, vm, done)
-
-
-vm_resize = Flow(
-    "vm_resize",
-    version=1,
-    body=VmResize,
-    open=_open,
-    locks=only_guest,
-    read=read,
-    close=_close,
-    steps=[
-        Step("claim", claim, undo=unclaim),
-        Step("resize", resize, undo=unresize),
-        Step("settle", settle, commit=True),
-    ],
-)
+vm_resize = resizing("vm", VmResize)

@@ -35,7 +35,7 @@ def _of_one(guest: Row, node: Mapping[str, Mapping[Any, Any]], ports: dict[str, 
     state = node[OF[kind]].get(number)
     if state != (off if phase == "stopped" else phase) and not (lost and state == off):
         yield f"{name} the node has it {state}"
-    if kind == "vm" and node["sizes"].get(number) != f"{spec['cpu_milli']}/{spec['memory_mib']}":
+    if kind != "agent" and node["sizes"].get(number) != f"{spec['cpu_milli']}/{spec['memory_mib']}":
         yield f"{name} the node gives it {node['sizes'].get(number)}, its spec {spec['cpu_milli']}/{spec['memory_mib']}"
     if kind == "vcluster" and node["versions"].get(number) != spec["version"]:
         yield f"{name} its control plane is of {node['versions'].get(number)}, its spec says {spec['version']}"

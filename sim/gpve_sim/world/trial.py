@@ -77,7 +77,7 @@ def body_of(flow: str, seed: int) -> dict[str, Any]:
             return {"guest": CAST, "name": f"new-{shape}"}
         case _, "rollback" | "restore":
             return {"guest": CAST, "name": ("old", "older")[shape % 2]}
-        case "vm", "resize":
+        case "vm" | "vcluster", "resize":
             return {"guest": CAST, "cpu_milli": (500, 3000)[shape % 2], "memory_mib": (512, None, 4096)[shape % 3]}
         case "vcluster", "upgrade":
             return {"guest": CAST, "version": f"v1.{31 + shape % 3}.{shape}"}
@@ -194,9 +194,9 @@ def install(hardware: Hardware, number: int, kind: str, phase: str, spec: dict[s
             hardware.sandboxes[number] = state
         return
     hardware.volumes[f"{number}-0"] = number
+    hardware.sizes[number] = f"{spec['cpu_milli']}/{spec['memory_mib']}"
     if kind == "vm":
         hardware.machines[number] = state
-        hardware.sizes[number] = f"{spec['cpu_milli']}/{spec['memory_mib']}"
     else:
         hardware.planes[number] = state
         hardware.versions[number] = spec["version"]
