@@ -371,6 +371,39 @@ def test_the_same_over_grpc(api: Cluster) -> None:
         assert [*tasks.Follow(cluster_pb2.TaskRef(id=gone.id), metadata=metadata)][-1].status == "done"
 
 
+def test_a_vcluster_is_scaled_over_grpc(api: Cluster, client: Client) -> None:
+    """Its node has that much less left; the API server that would give a kubeconfig is none of the simulated executor's."""
+    server = api.servers["s"]
+    ca = (server.directory / "ca.pem").read_bytes()
+    metadata = (("authorization", f"Bearer {api.token()}"),)
+    used = client.node("a").used_cpu_milli
+    done(client, client.create("vcluster", {**VM, "name": "scaled"}))
+    guest = client.get("vcluster", "scaled")
+    target = f"127.0.0.1:{server.ports[1]}"
+    with grpc.secure_channel(target, grpc.ssl_channel_credentials(ca)) as channel:
+        vclusters, tasks = guest_pb2_grpc.VClusterServiceStub(channel), cluster_pb2_grpc.TaskServiceStub(channel)
+        reference = guest_pb2.GuestRef(id=guest.id)
+
+        def scale(cpu_milli: int) -> Any:
+            wish = guest_pb2.UpdateGuestRequest(guest=reference, cpu_milli=cpu_milli)
+            task = vclusters.Scale(wish, metadata=metadata)
+            return [*tasks.Follow(cluster_pb2.TaskRef(id=task.id), metadata=metadata)][-1]
+
+        assert scale(VM["cpu_milli"] + 700).status == "done"
+        assert client.node("a").used_cpu_milli == used + VM["cpu_milli"] + 700
+        too_much = scale(1 << 30)
+        assert too_much.status == "undone"
+        assert "are needed" in too_much.reason
+        with pytest.raises(grpc.RpcError, match="of this size"):
+            scale(VM["cpu_milli"] + 700)
+        with pytest.raises(grpc.RpcError, match="no API server") as error:
+            vclusters.GetKubeconfig(reference, metadata=metadata)
+        assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    done(client, client.act("vcluster", "stop", guest.id))
+    done(client, client.act("vcluster", "delete", guest.id))
+    assert client.node("a").used_cpu_milli == used
+
+
 def test_hostile_nodes(api: Cluster, client: Client) -> None:
     """Strangers, other people's certificates, and a node that says what no node says: no state, no crash."""
     server = api.servers["s"]
