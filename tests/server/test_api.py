@@ -372,7 +372,7 @@ def test_the_same_over_grpc(api: Cluster) -> None:
 
 
 def test_a_vcluster_is_scaled_over_grpc(api: Cluster, client: Client) -> None:
-    """Its node has that much less left; the API server that would give a kubeconfig is none of the simulated executor's."""
+    """Its node has that much less left. A kubeconfig is refused: the simulated executor has no API server."""
     server = api.servers["s"]
     ca = (server.directory / "ca.pem").read_bytes()
     metadata = (("authorization", f"Bearer {api.token()}"),)
