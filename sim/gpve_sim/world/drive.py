@@ -2,6 +2,7 @@
 
 import heapq
 from collections import Counter, defaultdict, deque
+from enum import IntEnum
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import simpy
 
 from gpve.model.columns import FOREVER, Nodes
 from gpve.model.kinds import KINDS, Kind
+from gpve.model.reasons import Reason
 from gpve.scheduler.policy import Policy
 from gpve.tasks.errors import Forbidden
 from gpve.tasks.flows.node_drain import LOOK_S
@@ -31,8 +33,6 @@ from gpve_sim.world.trace_placer import TracePlacer
 from gpve_sim.world.trace_world import world_of
 
 NEVER = float("inf")
-DEPARTURE, NODE, PHASE, CRASH, FAIL = 0, 1, 2, 3, 4
-"""Order at equal times; arrivals come after all of them."""
 AGAIN_S = 1.0
 TRIES = 5
 """How often somebody whose guest was not made asks again, when it was not for want of room."""
@@ -41,6 +41,16 @@ SHARED: dict[str, dict[str, Any]] = {
     "vcluster": {"pool": "shared"},
 }
 """By kind: where a guest with ha has its volumes."""
+
+
+class Order(IntEnum):
+    """What lies ahead, as ordered at equal times. Rounds of the queue, arrivals and deadlines come after all of it."""
+
+    DEPARTURE = 0
+    NODE = 1
+    PHASE = 2
+    CRASH = 3
+    FAIL = 4
 
 
 class Drive:
@@ -58,8 +68,9 @@ class Drive:
     ) -> None:
         self.env = simpy.Environment(initial_time=min(0.0, float(trace.guests.arrival_s.min(initial=0.0))))
         self.trace = trace
-        self.placer = TracePlacer(trace, nodes, policy, seed)
+        self.placer = TracePlacer(trace, nodes, policy, seed, queue, lambda: self.env.now)
         self.world = world_of(self.env, trace.guests, nodes, self.placer, profile, queue)
+        self.queue = self.placer.queue
         self.store = self.world.store
         self.archived = {"task": Archive("task"), "event": Archive("event")}
         self.lives: dict[int, Life] = {}
@@ -67,7 +78,9 @@ class Drive:
         self.flow_of: dict[int, tuple[str, Life]] = {}
         self.running_s = np.full(len(trace.guests), np.nan)
         self.ahead: list[tuple[float, int, int, str]] = []
-        """A heap of (time, order, row, flow): departures, changes of nodes, and agents that fall idle or go on."""
+        """A heap of (time, `Order`, row of the guest or of the node event, flow or name of the node)."""
+        self._deadlines: list[tuple[float, int]] = []
+        """A heap of (time, row): until when guests may wait."""
         self._phases = phases_of(trace)
         self.failures = failures
         self.uptime = Uptime(len(trace.guests))
@@ -87,9 +100,9 @@ class Drive:
             np.where(trace.guests.departure_s < FOREVER, trace.guests.departure_s, -NEVER).max(initial=0)
         )
         self._until = max(self._until, float(trace.guests.arrival_s.max(initial=0.0)))
-        events = node_events(nodes)
-        for at, kind, n in events.rows():
-            heapq.heappush(self.ahead, (at, NODE, n, "node_open" if kind == ADD else "node_drain"))
+        self._node_events = node_events(nodes).rows()
+        for row, (at, _, _) in enumerate(self._node_events):
+            heapq.heappush(self.ahead, (at, Order.NODE, row, ""))
         for name in nodes.names:
             self._fail_next(name)
         self.world.over = self._over
@@ -114,6 +127,8 @@ class Drive:
             life = self.lives[g] = Life(g)
         life.busy = True
         life.tries += 1
+        if guests.deadline_s is not None and guests.deadline_s[g] < FOREVER:
+            heapq.heappush(self._deadlines, (float(guests.deadline_s[g]), g))
         if life.tries > 1:
             body["name"] += f"-{life.tries}"
         self._submit(f"{KINDS[int(guests.kind[g])]}_create", body, life)
@@ -162,8 +177,11 @@ class Drive:
         self.uptime.up(g, now + backoff_s)
         self._crash_next(g, now + backoff_s)
 
-    def change_node(self, n: int, flow: str) -> None:
-        """A node joins, or is drained."""
+    def change_node(self, event: int) -> None:
+        """A node joins, or is drained: as the row of the node events says."""
+        _, kind, n = self._node_events[event]
+        flow = "node_open" if kind == ADD else "node_drain"
+        self.queue.freed = True
 
         def then(answer: Any) -> None:
             if isinstance(answer, Exception):
@@ -184,12 +202,12 @@ class Drive:
         if self.failures.agent_mtbf_s < NEVER and self.trace.guests.kind[g] == Kind.AGENT:
             lots = self._crashes.setdefault(g, self.failures.agent_lots(g))
             at = after + float(lots.exponential(self.failures.agent_mtbf_s))
-            heapq.heappush(self.ahead, (at, CRASH, g, ""))
+            heapq.heappush(self.ahead, (at, Order.CRASH, g, ""))
 
     def _fail_next(self, name: str) -> None:
         at = self.env.now + self.outages.until_next(name)
         if at < self._until:
-            heapq.heappush(self.ahead, (at, FAIL, 0, name))
+            heapq.heappush(self.ahead, (at, Order.FAIL, 0, name))
 
     def _fell(self, name: str) -> None:
         for row in self._on[name]:
@@ -232,6 +250,8 @@ class Drive:
             self._stuck.append(task)
             return
         self.flow_of.pop(task, None)
+        if life is not None and self.queue.task_of(life.row) == task:
+            self.queue.give_up(life.row)
         self.node_tasks.discard(task)
         # A drain counts how often it has tried to move a guest: its migrations are kept as long as it is.
         self._ended.append(task)
@@ -244,6 +264,9 @@ class Drive:
             self.world.engines[0].look()
         if flow == "node_survey":
             self._surveyed(row["target"])
+        if flow.startswith("node_") and (flow, status) != ("node_drain", Status.DONE):
+            # It may take guests again.
+            self.queue.freed = True
         if life is None:
             return
         if asked is not None:
@@ -287,7 +310,7 @@ class Drive:
                 life.due.appendleft(flow)
             return
         del self._life_of[life.guest]
-        if "no node fits" not in reason and life.tries < TRIES:
+        if "no node fits" not in reason and not life.gave_up and life.tries < TRIES:
             self.arrive(life.row)
 
     def _settle_down(self, life: Life, node: str | None) -> None:
@@ -313,10 +336,34 @@ class Drive:
         self._crash_next(g, self.env.now)
         self.running_s[g] = late = self.env.now - guests.arrival_s[g]
         if guests.departure_s[g] < FOREVER:
-            # To the very moment that the trace says, where nothing kept it waiting.
-            heapq.heappush(self.ahead, (float(guests.departure_s[g] + late), DEPARTURE, g, ""))
+            # To the very moment that the trace says where nothing kept it waiting, and as `kernel.guests` adds it up
+            # where something did.
+            life_s = guests.departure_s[g] - guests.arrival_s[g]
+            end = guests.departure_s[g] if late == 0.0 else self.env.now + life_s
+            heapq.heappush(self.ahead, (float(end), Order.DEPARTURE, g, ""))
         for at, flow in self._phases.get(g, ()):
-            heapq.heappush(self.ahead, (at + late, PHASE, g, flow))
+            heapq.heappush(self.ahead, (at + late, Order.PHASE, g, flow))
+
+    def next_deadline(self) -> float:
+        """When the next guest that waits for its first place gives up."""
+        while self._deadlines:
+            at, g = self._deadlines[0]
+            if g in self.queue.waiting and g not in self.placer.placed:
+                return at
+            heapq.heappop(self._deadlines)
+        return NEVER
+
+    def give_up(self) -> None:
+        """The guest of the next deadline is not waited for any longer."""
+        _, g = heapq.heappop(self._deadlines)
+        self.lives[g].gave_up = True
+        self.world.engines[0].cancel(self.queue.waiting[g].task, Reason.DEADLINE.sentence)
+
+    def ask_for_the_queue(self) -> None:
+        """Begin a round of the queue, or go on with it."""
+        if self.queue.begin_round():
+            self.world.engines[0].capacity()
+            self.settle()
 
     def settle(self) -> None:
         """Drive everything that can be done at this moment."""

@@ -17,8 +17,8 @@ from gpve_sim.world.profile import NO_TIME, Profile
 from gpve_sim.world.store import MemoryStore
 from gpve_sim.world.trace_placer import TracePlacer
 
-CALM = Rules(lease_s=1e9, sweep_s=1e9, most=1 << 30, keep_s=1e18)
-"""One engine that nobody disturbs: nothing has to be looked for."""
+CALM = Rules(lease_s=1e9, sweep_s=1e9, most=1 << 30, keep_s=1e18, asks_again=False)
+"""One engine that nobody disturbs: nothing has to be looked for, and the queue has its rounds (`TraceQueue`)."""
 
 
 def without_waiting(flow: Flow) -> Flow:
