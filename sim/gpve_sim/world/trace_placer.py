@@ -63,7 +63,9 @@ class TracePlacer:
 
     def _in_turn(self, questions: Sequence[Question]) -> Sequence[Question]:
         def key(question: Question) -> tuple[int, ...]:
-            return () if _moves(question) else self.queue.key(self.row_of[question.place.guest])
+            # A drain sends guests away in the order of the trace; only then it is the queue's turn.
+            g = self.row_of[question.place.guest]
+            return (0, g) if _moves(question) else (1, *self.queue.key(g))
 
         return sorted(questions, key=key) if len(questions) > 1 else questions
 
