@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import simpy
 
-from gpve.model.columns import Guests, Nodes
+from gpve.model.columns import FOREVER, Guests, Nodes
 from gpve.tasks.events import encode
 from gpve.tasks.flow import Flow, Flows, Step
 from gpve.tasks.flows import FLOWS
@@ -21,10 +21,21 @@ CALM = Rules(lease_s=1e9, sweep_s=1e9, most=1 << 30, keep_s=1e18, asks_again=Fal
 """One engine that nobody disturbs: nothing has to be looked for, and the queue has its rounds (`TraceQueue`)."""
 
 
-def without_waiting(flow: Flow) -> Flow:
-    """The same flow, whose placement fails instead of waiting."""
+def flows_of(queue: str) -> Flows:
+    """The flows of production, but that guests are created as the queue mode says."""
+    change = _without_waiting if queue == "drop" else _without_deadline
+    return Flows([change(flow) if flow.name.endswith("_create") else flow for flow in FLOWS])
+
+
+def _without_waiting(flow: Flow) -> Flow:
+    """Its placement fails instead of waiting."""
     steps: list[Step] = [replace(step, waits=False) for step in flow.steps]
     return replace(flow, steps=steps)
+
+
+def _without_deadline(flow: Flow) -> Flow:
+    """It does not give up after a day: how long a guest waits is for the trace to say."""
+    return replace(flow, deadline_s=FOREVER)
 
 
 def world_of(
@@ -34,12 +45,9 @@ def world_of(
     store = MemoryStore(lambda: env.now, watched=False)
     sim_nodes = SimNodes(env, list(nodes.names), Faults(), delay_s=0.0 if profile == NO_TIME else 0.001)
     sim_nodes.work_of = lambda op: profile.work_s(op, sim_nodes.at_once(op) if op.verb == "vm.transfer" else 1)
-    flows = FLOWS
-    if queue == "drop":
-        flows = Flows([without_waiting(flow) if flow.name.endswith("_create") else flow for flow in FLOWS])
     fill(store, guests, nodes, placer)
     store.released = placer.given_back
-    return World(env, store, sim_nodes, lambda: placer, flows, rules=CALM)
+    return World(env, store, sim_nodes, lambda: placer, flows_of(queue), rules=CALM)
 
 
 def fill(store: MemoryStore, guests: Guests, nodes: Nodes, placer: TracePlacer) -> None:
