@@ -25,7 +25,7 @@ from gpve.model.errors import InputError
 from gpve.scheduler.policy import Policy
 from gpve.tasks.audit import audit
 from gpve.tasks.flows import FLOWS
-from tests.lab.loads import crowded
+from tests.lab.loads import crowded, small_world
 from tests.lab.traces_here import loaded
 from tests.worlds import clusters, guest_lists
 
@@ -137,9 +137,9 @@ def _all_alike(trace: Trace, policy: Policy, queue: str, seed: int) -> Counter[i
 
 
 @lab.policy
-def whole_cores(free_cpu, free_mem, free_gpu, node, req):
+def by_threes(free_cpu, free_mem, free_gpu, node, req):
     """What it forbids comes and goes as nodes fill: it tells when somebody was asked for once too often."""
-    return -np.inf if free_cpu // 1000 % 2 == 1 else free_mem
+    return -np.inf if (free_cpu - req.cpu) // 500 % 3 == 1 else free_mem
 
 
 def crowds(policy: Policy, queue: str, seeds: range) -> Counter[int]:
@@ -148,7 +148,7 @@ def crowds(policy: Policy, queue: str, seeds: range) -> Counter[int]:
     return sum(filter(None, found), Counter())
 
 
-POLICIES = [load("best-fit"), load("random"), whole_cores]
+POLICIES = [load("best-fit"), load("random"), by_threes]
 
 
 @pytest.mark.parametrize("queue", QUEUES)
@@ -167,6 +167,17 @@ def test_crowds_wait_and_move_alike(policy, queue):
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
 def test_more_crowds_wait_and_move_alike(policy, queue):
     crowds(policy, queue, range(60, 1000))
+
+
+def test_a_drain_comes_after_the_joins_of_its_moment_and_goes_by_rows():
+    """Whoever arrived first: the first of the trace takes the tightest of the nodes that joined."""
+    guests, nodes = small_world([2.0, 1.0], [20.0, 20.0], add_s=[0.0, 6.0, 6.0])
+    nodes = replace(nodes, cpu_milli=np.array([4000, 1000, 2000]), drain_s=np.array([6.0, np.inf, np.inf]))
+    trace = Trace("two", guests, nodes)
+    assert _all_alike(trace, load("best-fit"), "drop", 0)
+    played = replay_lifecycle(trace, load("best-fit"))
+    assert {one.row: one.target for one in played.migrations} == {0: "n1", 1: "n2"}
+    assert played.tasks["vm_migrate"] == {"done": 2}, "at the first try"
 
 
 def test_migrations_share_a_link_and_stand_still():
@@ -261,18 +272,25 @@ def test_what_is_not_played_is_said():
 def test_from_the_command_line(gpve, tmp_path):
     """The files of both fidelities say the same where nothing takes time; what is wrong gets one sentence."""
     trace = tmp_path / "few.csv"
-    rows = [f"vm-{i},vm,{i},{i + 5},{1000 * (1 + i % 3)},2048,{i % 2},{500 * (i % 2)}" for i in range(40)]
-    header = "id,kind,arrival_s,departure_s,cpu_milli,memory_mib,gpu_count,gpu_milli"
+    rows = [
+        f"vm-{i},vm,{i},{i + 9},{1000 * (1 + i % 3)},2048,{i % 2},{500 * (i % 2)},{i % 4 - 1},{i + 9 * 9 ** (i % 2)}"
+        for i in range(40)
+    ]
+    header = "id,kind,arrival_s,departure_s,cpu_milli,memory_mib,gpu_count,gpu_milli,priority,deadline_s"
     trace.write_text("\n".join([header, *rows]) + "\n")
     nodes = tmp_path / "nodes.csv"
     nodes.write_text("name,cpu_milli,memory_mib,gpu_count,gpu_model\nn0,8000,16384,2,A10\nn1,4000,8192,1,A10\n")
     at = [str(trace), "--nodes", str(nodes), "--policy", "gpu-packing", "--no-plots"]
-    assert gpve("replay", *at, "--out", str(tmp_path / "one")).code == 0
-    told = gpve("replay", *at, "--fidelity", "lifecycle", "--durations", "none", "--out", str(tmp_path / "two"))
-    assert told.code == 0, told.err
-    assert (tmp_path / "one" / "placements.csv").read_bytes() == (tmp_path / "two" / "placements.csv").read_bytes()
-    said = json.loads((tmp_path / "two" / "summary.json").read_text())
-    assert said["placed"] == json.loads((tmp_path / "one" / "summary.json").read_text())["placed"]
+    files = set()
+    for queue in QUEUES:
+        assert gpve("replay", *at, "--queue", queue, "--out", str(tmp_path / "one")).code == 0
+        lived = ["--fidelity", "lifecycle", "--durations", "none", "--queue", queue, "--out", str(tmp_path / "two")]
+        told = gpve("replay", *at, *lived)
+        assert told.code == 0, told.err
+        files |= {(tmp_path / place / "placements.csv").read_bytes() for place in ("one", "two")}
+        said, other = (json.loads((tmp_path / place / "summary.json").read_text()) for place in ("two", "one"))
+        assert all(said[name] == other[name] for name in ("placed", "failed", "waiting"))
+    assert len(files) == 3, "one of each queue mode"
     log = parquet.read_table(tmp_path / "two" / "log.parquet")
     assert len(log) == said["log_rows"]
     assert (
