@@ -16,7 +16,7 @@ from gpve.tasks.records import NoFit
 from gpve_sim.trace import Trace
 from gpve_sim.workload import queues_of
 
-AHEAD = "left to those who stand before it in the queue"
+AHEAD = "left to those before it in the queue"
 
 
 @dataclass
