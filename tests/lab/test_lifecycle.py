@@ -166,7 +166,7 @@ def test_crowds_wait_and_move_alike(policy, queue):
 @pytest.mark.parametrize("queue", QUEUES)
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
 def test_more_crowds_wait_and_move_alike(policy, queue):
-    crowds(policy, queue, range(60, 1000))
+    crowds(policy, queue, range(60, 400))
 
 
 def test_a_drain_comes_after_the_joins_of_its_moment_and_goes_by_rows():
