@@ -56,7 +56,7 @@ def replay_lifecycle(
 def _print(said: dict[str, Any], experiment: "Experiment", out: Path | None) -> None:
     rows = [
         ("guests arrived", f"{said['arrivals']:,}"),
-        ("placed / failed", f"{said['placed']:,} / {said['failed']:,}"),
+        ("placed / failed / waiting", f"{said['placed']:,} / {said['failed']:,} / {said['waiting']:,}"),
     ]
     for kind, times in said["time_to_running"].items():
         rows.append((f"{kind}: time to running, p50 / p99", f"{times['p50_s']:.3f} s / {times['p99_s']:.3f} s"))

@@ -50,6 +50,8 @@ class Rules:
     """How much longer an engine waits before it declares a node dead."""
     keep_s: float = 7 * 86_400.0
     """How long a closed task is kept, with its log and its idempotency key."""
+    asks_again: bool = True
+    """Whether all that wait for a place are asked for whenever a task is over; else `capacity` alone asks."""
 
 
 @dataclass
@@ -438,7 +440,8 @@ class Worker:
             self.over.append((task, result.state.status))
             # A full engine leaves tasks lying: only the store knows whether there are any.
             self.wants_work |= result.freed or self.room <= 1
-            self.capacity()
+            if self.rules.asks_again:
+                self.capacity()
             return
         parked = result.state.status is Status.WAITING
         if parked:

@@ -126,7 +126,7 @@ def load_of(
     order = sorted_or_order(guests.arrival_s)
     bucket, bucket_priority, rank = _NOTHING_I, _NOTHING_I, _NOTHING_I
     if mode != DROP:
-        bucket, bucket_priority = _buckets(guests, requests)
+        bucket, bucket_priority = queues_of(guests, requests)
         rank = np.arange(count, dtype=np.int32)
         if len(order):
             rank[order] = np.arange(count, dtype=np.int32)
@@ -154,8 +154,8 @@ def load_of(
     )
 
 
-def _buckets(guests: Guests, requests: Requests) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Queue of each guest: those of one queue differ in nothing but their arrival."""
+def queues_of(guests: Guests, requests: Requests) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Queue of each guest, and priority of each queue: guests of one queue differ in nothing but their arrival."""
     code = requests.of_guest.astype(np.int64)
     if len(requests.rule_of_guest):
         code = code * (len(requests.rules) + 1) + requests.rule_of_guest + 1

@@ -1,24 +1,31 @@
 """Lifecycle fidelity: the task engine places as the compiled loop does, and takes the time that its steps take."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import gpve_sim as lab
 import numpy as np
 import pytest
-from gpve_sim.driver import Settings, replay_trace
-from gpve_sim.kernel.tables import A_LOG, BLOCKED, MOVED
+from gpve_sim.driver import Replayed, Settings, replay_trace
+from gpve_sim.kernel.tables import A_LOG, BLOCKED, EXPIRED, MOVED, STARTED
 from gpve_sim.policies import load
+from gpve_sim.results import summary
 from gpve_sim.trace import Trace
 from gpve_sim.world.lifecycle import replay_lifecycle
+from gpve_sim.world.lived import Lifecycle
 from gpve_sim.world.outages import Failures
 from gpve_sim.world.profile import Profile
 from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
+from gpve.model import Nodes
 from gpve.model.errors import InputError
+from gpve.scheduler.policy import Policy
 from gpve.tasks.audit import audit
 from gpve.tasks.flows import FLOWS
+from tests.lab.loads import crowded, small_world
 from tests.lab.traces_here import loaded
 from tests.worlds import clusters, guest_lists
 
@@ -31,12 +38,32 @@ def part(name: str, guests: int) -> Trace:
     return replace(trace, guests=trace.guests.take(np.arange(min(guests, len(trace.guests)))), usage=None)
 
 
-def same(trace: Trace, policy: str, seed: int = 0) -> None:
-    placed = replay_trace(trace, load(policy), settings=Settings(seed=seed))
-    played = replay_lifecycle(trace, load(policy), seed=seed)
-    assert (placed.run.node == played.node).all()
-    if len(placed.run.devices):
-        assert (placed.run.devices == played.devices).all()
+QUEUES = ["drop", "wait", "backfill"]
+
+
+def same(trace: Trace, policy: str | Policy, seed: int = 0, queue: str = "drop", nodes: Nodes | None = None) -> int:
+    """Both fidelities place alike, at the same moments. How many guests waited before they were placed."""
+    decider = load(policy) if isinstance(policy, str) else policy
+    placed = replay_trace(trace, decider, nodes=nodes, settings=Settings(queue=queue, seed=seed))
+    return alike(placed, replay_lifecycle(trace, decider, nodes=nodes, queue=queue, seed=seed))
+
+
+def alike(placed: Replayed, played: Lifecycle) -> int:
+    run, arrival = placed.run, placed.guests.arrival_s
+    assert (run.node == played.node).all()
+    if len(run.devices):
+        assert (run.devices == played.devices).all()
+    start = run.start if len(run.start) else np.where(run.node >= 0, arrival, np.nan)
+    assert np.array_equal(start, played.placed_s, equal_nan=True)
+    said, other = summary(placed), played.summary()
+    assert all(said[name] == other[name] for name in ("placed", "failed", "waiting"))
+    return int((start > arrival).sum())
+
+
+def logged(placed: Replayed) -> list[tuple[int, int, int]]:
+    """(event, guest, node) of a replay at placement fidelity."""
+    log = placed.run.log[: placed.run.at[A_LOG]]
+    return [(int(event), int(guest), int(node)) for _, guest, node, event, _ in log]
 
 
 @pytest.mark.parametrize("policy", ["best-fit", "fgd", "random"])
@@ -56,30 +83,101 @@ def test_longer_parts_place_alike(name):
     same(part(name, 6000), "worst-fit")
 
 
+CROWDED = {"openb/default": 4, "openb/gpushare40": 2, "azure-vm-2017/dev": 4, "alibaba-dlrm-2025/default": 100}
+CROWDED |= {"agents/azure-llm": 4, "opendc-surf-week/default": 40}
+CROWDED |= {"generated/openb-like": 16, "generated/azure-like": 8}
+"""So few nodes of a trace that guests wait."""
+
+
+@pytest.mark.parametrize("queue", ["wait", "backfill"])
+@pytest.mark.parametrize("name", CROWDED)
+def test_guests_wait_alike(name, queue):
+    """On a few of the nodes, half of which join when half of the guests have arrived."""
+    trace, few = part(name, 300), CROWDED[name]
+    nodes = trace.nodes.take(np.linspace(0, len(trace.nodes) - 1, few).astype(int))
+    late = float(np.median(trace.guests.arrival_s)) + 0.5
+    nodes = replace(nodes, add_s=np.where(np.arange(few) % 2 == 1, late, 0.0))
+    assert same(trace, "best-fit", queue=queue, nodes=nodes) >= 40
+    assert same(trace, "random", seed=2, queue=queue, nodes=nodes) >= 40
+
+
 @pytest.mark.parametrize("policy", ["best-fit", "worst-fit", "gpu-packing", "random"])
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(nodes=clusters(moves=False), guests=guest_lists())
-def test_any_trace_places_alike(policy, nodes, guests):
-    """Small random worlds with groups, shares, selectors, equal times, lives of no length; and the audit is clean."""
+@given(nodes=clusters(most=4, moves=False), guests=guest_lists(), queue=st.sampled_from(QUEUES))
+def test_any_trace_places_alike(policy, nodes, guests, queue):
+    """Small random worlds with groups, shares, selectors, priorities, deadlines, equal times, lives of no length.
+
+    And the audit is clean.
+    """
     trace = Trace("random", guests, nodes)
-    same(trace, policy, seed=1)
-    played = replay_lifecycle(trace, load(policy), profile=Profile(seed=1))
+    same(trace, policy, seed=1, queue=queue)
+    played = replay_lifecycle(trace, load(policy), profile=Profile(seed=1), queue=queue)
     assert audit(played.rows, FLOWS) == []
 
 
 @pytest.mark.parametrize("policy", ["best-fit", "random"])
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(nodes=clusters(), guests=guest_lists(most=12))
-def test_nodes_join_and_are_drained_alike(policy, nodes, guests):
+@given(nodes=clusters(), guests=guest_lists(most=12), queue=st.sampled_from(QUEUES))
+def test_nodes_join_and_are_drained_alike(policy, nodes, guests, queue):
     """The same guests move to the same nodes, as long as each of them finds room: else a drain is given up."""
-    trace = Trace("random", guests, nodes)
-    run = replay_trace(trace, load(policy), settings=Settings(seed=1)).run
-    log = run.log[: run.at[A_LOG]]
-    assume(not (log[:, 3] == BLOCKED).any())
-    played = replay_lifecycle(trace, load(policy), seed=1)
-    assert (run.node == played.node).all()
-    moved = [(int(guest), nodes.names[int(node)]) for _, guest, node, event, _ in log if event == MOVED]
-    assert moved == [(one.row, one.target) for one in played.migrations]
+    assume(_all_alike(Trace("random", guests, nodes), load(policy), queue, 1) is not None)
+
+
+def _all_alike(trace: Trace, policy: Policy, queue: str, seed: int) -> Counter[int] | None:
+    """Both fidelities place and move alike: how often what happened. None: a drain is given up."""
+    placed = replay_trace(trace, policy, settings=Settings(queue=queue, seed=seed))
+    happened = Counter(event for event, _, _ in logged(placed))
+    if happened[BLOCKED]:
+        return None
+    played = replay_lifecycle(trace, policy, queue=queue, seed=seed)
+    alike(placed, played)
+    moved = [(guest, trace.nodes.names[node]) for event, guest, node in logged(placed) if event == MOVED]
+    assert sorted(moved) == sorted((one.row, one.target) for one in played.migrations)
+    return happened
+
+
+@lab.policy
+def by_threes(free_cpu, free_mem, free_gpu, node, req):
+    """What it forbids comes and goes as nodes fill: it tells when somebody was asked for once too often."""
+    return -np.inf if (free_cpu - req.cpu) // 500 % 3 == 1 else free_mem
+
+
+def crowds(policy: Policy, queue: str, seeds: range) -> Counter[int]:
+    """Both fidelities place and move alike in worlds where most guests wait: how often what happened."""
+    found = (_all_alike(Trace("crowded", *crowded(seed)), policy, queue, seed) for seed in seeds)
+    return sum(filter(None, found), Counter())
+
+
+POLICIES = [load("best-fit"), load("random"), by_threes]
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+def test_crowds_wait_and_move_alike(policy, queue):
+    """Everything at the same few moments: departures, joins, drains, the queue, arrivals, deadlines."""
+    happened = crowds(policy, queue, range(60))
+    assert happened[MOVED] >= 5
+    if queue != "drop":
+        assert happened[STARTED] >= 100, "those that waited, and were placed"
+        assert happened[EXPIRED] >= 50
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("queue", QUEUES)
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+def test_more_crowds_wait_and_move_alike(policy, queue):
+    crowds(policy, queue, range(60, 400))
+
+
+def test_a_drain_comes_after_the_joins_of_its_moment_and_goes_by_rows():
+    """Whoever arrived first: the first of the trace takes the tightest of the nodes that joined."""
+    guests, nodes = small_world([2.0, 1.0], [20.0, 20.0], add_s=[0.0, 6.0, 6.0])
+    nodes = replace(nodes, cpu_milli=np.array([4000, 1000, 2000]), drain_s=np.array([6.0, np.inf, np.inf]))
+    trace = Trace("two", guests, nodes)
+    assert _all_alike(trace, load("best-fit"), "drop", 0)
+    played = replay_lifecycle(trace, load("best-fit"))
+    assert {one.row: one.target for one in played.migrations} == {0: "n1", 1: "n2"}
+    assert played.tasks["vm_migrate"] == {"done": 2}, "at the first try"
 
 
 def test_migrations_share_a_link_and_stand_still():
@@ -145,27 +243,54 @@ def test_waiting_guests_start_when_something_is_free():
     assert waited.summary()["placed"] > dropped.summary()["placed"]
 
 
+@pytest.mark.parametrize("failures", [Failures(), Failures(node_mtbf_s=24 * 3600.0, node_mttr_s=900.0, seed=3)])
+def test_nobody_passes_the_head_of_the_queue_when_things_take_time(failures):
+    """Nor where nodes fail and guests are recovered between those that wait."""
+    trace = part("generated/azure-like", 400)
+    few = trace.nodes.take(np.arange(6))
+    played = {
+        queue: replay_lifecycle(
+            trace, load("best-fit"), nodes=few, queue=queue, profile=Profile(seed=1), failures=failures
+        )
+        for queue in ("wait", "backfill")
+    }
+    for one in played.values():
+        assert audit(one.rows, FLOWS) == []
+        assert one.summary()["placed"] == 400
+        assert (one.placed_s > trace.guests.arrival_s).sum() > 100
+    in_order = np.argsort(trace.guests.arrival_s, kind="stable")
+    assert (np.diff(played["wait"].placed_s[in_order]) >= 0.0).all()
+    assert (np.diff(played["backfill"].placed_s[in_order]) < 0.0).any()
+
+
 def test_what_is_not_played_is_said():
     trace = part("generated/azure-like", 5)
-    with pytest.raises(InputError, match="say drop or backfill"):
-        replay_lifecycle(trace, load("best-fit"), queue="wait")
+    with pytest.raises(InputError, match="unknown queue mode 'first'; known: drop, wait, backfill"):
+        replay_lifecycle(trace, load("best-fit"), queue="first")
 
 
 def test_from_the_command_line(gpve, tmp_path):
     """The files of both fidelities say the same where nothing takes time; what is wrong gets one sentence."""
     trace = tmp_path / "few.csv"
-    rows = [f"vm-{i},vm,{i},{i + 5},{1000 * (1 + i % 3)},2048,{i % 2},{500 * (i % 2)}" for i in range(40)]
-    header = "id,kind,arrival_s,departure_s,cpu_milli,memory_mib,gpu_count,gpu_milli"
+    rows = [
+        f"vm-{i},vm,{i},{i + 9},{1000 * (1 + i % 3)},2048,{i % 2},{500 * (i % 2)},{i % 4 - 1},{i + 9 * 9 ** (i % 2)}"
+        for i in range(40)
+    ]
+    header = "id,kind,arrival_s,departure_s,cpu_milli,memory_mib,gpu_count,gpu_milli,priority,deadline_s"
     trace.write_text("\n".join([header, *rows]) + "\n")
     nodes = tmp_path / "nodes.csv"
     nodes.write_text("name,cpu_milli,memory_mib,gpu_count,gpu_model\nn0,8000,16384,2,A10\nn1,4000,8192,1,A10\n")
     at = [str(trace), "--nodes", str(nodes), "--policy", "gpu-packing", "--no-plots"]
-    assert gpve("replay", *at, "--out", str(tmp_path / "one")).code == 0
-    told = gpve("replay", *at, "--fidelity", "lifecycle", "--durations", "none", "--out", str(tmp_path / "two"))
-    assert told.code == 0, told.err
-    assert (tmp_path / "one" / "placements.csv").read_bytes() == (tmp_path / "two" / "placements.csv").read_bytes()
-    said = json.loads((tmp_path / "two" / "summary.json").read_text())
-    assert said["placed"] == json.loads((tmp_path / "one" / "summary.json").read_text())["placed"]
+    files = set()
+    for queue in QUEUES:
+        assert gpve("replay", *at, "--queue", queue, "--out", str(tmp_path / "one")).code == 0
+        lived = ["--fidelity", "lifecycle", "--durations", "none", "--queue", queue, "--out", str(tmp_path / "two")]
+        told = gpve("replay", *at, *lived)
+        assert told.code == 0, told.err
+        files |= {(tmp_path / place / "placements.csv").read_bytes() for place in ("one", "two")}
+        said, other = (json.loads((tmp_path / place / "summary.json").read_text()) for place in ("two", "one"))
+        assert all(said[name] == other[name] for name in ("placed", "failed", "waiting"))
+    assert len(files) == 3, "one of each queue mode"
     log = parquet.read_table(tmp_path / "two" / "log.parquet")
     assert len(log) == said["log_rows"]
     assert (

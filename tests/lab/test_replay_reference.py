@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from gpve_sim.driver import Settings, replay_trace
 from gpve_sim.kernel import tables as t
@@ -13,10 +12,9 @@ from gpve_sim.workload import NodeEvents, node_events
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gpve.model import Guests, Nodes
 from gpve.scheduler.cluster import INDEX_BYTES
 from gpve.scheduler.policy import NAMES, load
-from tests.lab.loads import load_of_size
+from tests.lab.loads import load_of_size, small_world
 from tests.reference import QUANTITIES, Reference, fragment
 from tests.worlds import clusters, guest_lists
 
@@ -79,32 +77,6 @@ def compare(guests, nodes, policy, queue="drop", departs=True, seed=0, events=()
 
 def _tracked(replayed, group):
     return group >= 0 and bool((replayed.requests.rules["group"] == group).any())
-
-
-def small_world(arrival, departure, add_s, gpu_milli=None):
-    """Guests of 1 CPU and nodes of 4, with a GPU each where the guests ask for parts of one."""
-    count, shares = len(arrival), np.zeros(len(arrival)) if gpu_milli is None else np.array(gpu_milli)
-    amount = len(add_s)
-    guests = Guests(
-        ids=pa.array([f"g{i}" for i in range(count)]),
-        kind=np.zeros(count, dtype=np.uint8),
-        arrival_s=np.array(arrival),
-        departure_s=np.array(departure),
-        cpu_milli=np.full(count, 1000),
-        memory_mib=np.full(count, 512),
-        gpu_count=(shares > 0).astype(np.int32),
-        gpu_milli=shares.astype(np.int32),
-    )
-    cluster = Nodes(
-        names=tuple(f"n{i}" for i in range(amount)),
-        cpu_milli=np.full(amount, 4000),
-        memory_mib=np.full(amount, 4096),
-        gpu_count=np.full(amount, int(shares.any()), dtype=np.int32),
-        gpu_model=np.full(amount, 0 if shares.any() else -1, dtype=np.int32),
-        gpu_model_names=("T4",),
-        add_s=np.array(add_s),
-    )
-    return guests, cluster
 
 
 @pytest.mark.parametrize("queue", ["wait", "backfill"])

@@ -175,6 +175,22 @@ class SimEngine:
         self.worker.wants_work = True
         self._ring()
 
+    def capacity(self) -> None:
+        """As `Worker.capacity`."""
+        self.worker.capacity()
+        self._ring()
+
+    def cancel(self, task: int, reason: str) -> None:
+        """Ask for the end of a task that this engine drives, and have it answered at once."""
+
+        def then(answer: Any) -> None:
+            if isinstance(answer, Exception):
+                raise answer
+            self.worker.cancelled([task])
+
+        self.worker.do(Work(partial(cancel, task=task, reason=reason)), then)
+        self._ring()
+
     def crash(self) -> None:
         """The process ends, and is started anew after a while."""
         self._crashed = True

@@ -5,388 +5,32 @@ end a guest is stopped and deleted. A node that joins is opened, one that is dra
 Decisions are those of the compiled core, guest by guest, on the very classes, group rules and lots of a replay at
 placement fidelity; so where nothing takes time and nothing fails, both place every guest on the same node and devices.
 
-At equal times: departures in the order of the trace, then changes of nodes, then arrivals in file order. The tasks of
-an event are driven as far as they come at that moment before the next event is looked at.
+At equal times: departures in the order of the trace, then changes of nodes, then a round of the queue, then arrivals in
+file order, then deadlines. The tasks of an event are driven as far as they come at that moment before the next event is
+looked at.
 """
 
 import heapq
 import time
-from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import numpy as np
-import simpy
+from numpy.typing import NDArray
 
 from gpve.model.columns import FOREVER, Nodes
 from gpve.model.errors import InputError
-from gpve.model.kinds import KINDS, Kind
 from gpve.scheduler.cluster import check_models
 from gpve.scheduler.policy import Policy
-from gpve.tasks.errors import Forbidden
-from gpve.tasks.events import encode
-from gpve.tasks.flow import Flow, Flows, Step
-from gpve.tasks.flows import FLOWS
-from gpve.tasks.flows.node_drain import LOOK_S
-from gpve.tasks.ha import ACTOR
-from gpve.tasks.ledger import Row, Tx, Work
-from gpve.tasks.state import CLOSED, Status
-from gpve.tasks.submit import request, resume
-from gpve.tasks.worker import Rules
-from gpve_sim.kernel.tables import ADD
+from gpve.tasks.ledger import Row
+from gpve_sim.driver import MODES
 from gpve_sim.trace import Trace
-from gpve_sim.workload import node_events
-from gpve_sim.world.archive import Archive
-from gpve_sim.world.engine import World
-from gpve_sim.world.faults import Faults
-from gpve_sim.world.later import Later
+from gpve_sim.world.drive import NEVER, Drive, Order
 from gpve_sim.world.lived import Lifecycle
-from gpve_sim.world.lives import LIVES, Life, phases_of
-from gpve_sim.world.migrations import Migration, migration_of
-from gpve_sim.world.node_outages import NodeOutages
-from gpve_sim.world.nodes import SimNodes
-from gpve_sim.world.outages import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Failures, Uptime
+from gpve_sim.world.outages import Failures
 from gpve_sim.world.profile import NO_TIME, Profile
-from gpve_sim.world.store import MemoryStore
-from gpve_sim.world.trace_placer import TracePlacer
 
-NEVER = float("inf")
-DEPARTURE, NODE, PHASE, CRASH, FAIL = 0, 1, 2, 3, 4
-"""Order at equal times; arrivals come after all of them."""
-AGAIN_S = 1.0
-TRIES = 5
-"""How often somebody whose guest was not made asks again, when it was not for want of room."""
-SHARED: dict[str, dict[str, Any]] = {
-    "vm": {"disks": [{"pool": "shared", "size_gib": 8}]},
-    "vcluster": {"pool": "shared"},
-}
-"""By kind: where a guest with ha has its volumes."""
 NO_FAILURES = Failures()
-CALM = Rules(lease_s=1e9, sweep_s=1e9, most=1 << 30, keep_s=1e18)
-"""One engine that nobody disturbs: nothing has to be looked for."""
-
-
-def without_waiting(flow: Flow) -> Flow:
-    """The same flow, whose placement fails instead of waiting."""
-    steps: list[Step] = [replace(step, waits=False) for step in flow.steps]
-    return replace(flow, steps=steps)
-
-
-class _Drive:
-    """Hands the events of a trace to an engine."""
-
-    def __init__(
-        self,
-        trace: Trace,
-        nodes: Nodes,
-        policy: Policy,
-        seed: int,
-        profile: Profile,
-        queue: str,
-        failures: Failures,
-    ) -> None:
-        self.env = simpy.Environment(initial_time=min(0.0, float(trace.guests.arrival_s.min(initial=0.0))))
-        self.trace = trace
-        self.placer = TracePlacer(trace, nodes, policy, seed)
-        self.store = MemoryStore(lambda: self.env.now, watched=False)
-        self.archived = {"task": Archive("task"), "event": Archive("event")}
-        no_time = profile == NO_TIME
-        sim_nodes = SimNodes(self.env, list(nodes.names), Faults(), delay_s=0.0 if no_time else 0.001)
-        sim_nodes.work_of = lambda op: profile.work_s(op, sim_nodes.at_once(op) if op.verb == "vm.transfer" else 1)
-        flows = FLOWS
-        if queue == "drop":
-            flows = Flows([without_waiting(flow) if flow.name.endswith("_create") else flow for flow in FLOWS])
-        self.world = World(self.env, self.store, sim_nodes, lambda: self.placer, flows, rules=CALM)
-        self.lives: dict[int, Life] = {}
-        self.tasks: dict[str, Counter[str]] = defaultdict(Counter)
-        self.flow_of: dict[int, tuple[str, Life]] = {}
-        self.running_s = np.full(len(trace.guests), np.nan)
-        self.ahead: list[tuple[float, int, int, str]] = []
-        """A heap of (time, order, row, flow): departures, changes of nodes, and agents that fall idle or go on."""
-        self._phases = phases_of(trace)
-        self.failures = failures
-        self.uptime = Uptime(len(trace.guests))
-        self.outages = NodeOutages(self.world, failures, self._fell, self._returned)
-        self._life_of: dict[int, Life] = {}
-        """By the guest's number."""
-        self._on: dict[str, set[int]] = defaultdict(set)
-        """By node: the rows of the guests that run there."""
-        self.node_tasks: set[int] = set()
-        """Drains and openings that the trace asks for."""
-        self._ended: list[int] = []
-        """Tasks that are over, and still in the store."""
-        self.migrations: list[Migration] = []
-        self._crashes: dict[int, np.random.Generator] = {}
-        self._stuck: list[int] = []
-        self._until = float(
-            np.where(trace.guests.departure_s < FOREVER, trace.guests.departure_s, -NEVER).max(initial=0)
-        )
-        self._until = max(self._until, float(trace.guests.arrival_s.max(initial=0.0)))
-        events = node_events(nodes)
-        for at, kind, n in events.rows():
-            heapq.heappush(self.ahead, (at, NODE, n, "node_open" if kind == ADD else "node_drain"))
-        for name in nodes.names:
-            self._fail_next(name)
-        self._fill(nodes)
-        self.store.released = self.placer.given_back
-        self.world.over = self._over
-        self.world.start(1)
-
-    def _fill(self, nodes: Nodes) -> None:
-        records, guests = self.placer.state.nodes, self.trace.guests
-        # What a trace has ask for nothing asks for one of it here (see `arrive`): the nodes have that much more.
-        more = int((guests.cpu_milli <= 0).sum()), int((guests.memory_mib <= 0).sum())
-
-        def write(tx: Tx) -> None:
-            for n, name in enumerate(nodes.names):
-                gpus = [1000] * int(nodes.gpu_count[n])
-                model = nodes.gpu_model_names[nodes.gpu_model[n]] if nodes.gpu_model[n] >= 0 else ""
-                cpu, memory = int(records["cpu"][n]) + more[0], int(records["mem"][n]) + more[1]
-                amounts = {"cpu_milli": cpu, "memory_mib": memory}
-                row = {
-                    "name": name,
-                    "open": bool(records["open"][n]),
-                    "alive": True,
-                    "gpu_model": model,
-                    "labels": "{}",
-                    "taints": "[]",
-                }
-                row |= {"used_cpu_milli": 0, "used_memory_mib": 0, "used_gpu_milli": encode([0] * len(gpus))}
-                tx.put("node", {**row, **amounts, "gpus": encode(gpus), "version": 0})
-
-        for error in self.store.transact([Work(write)]):
-            if error is not None:
-                raise error
-
-    def arrive(self, g: int) -> None:
-        """Create a guest, and start it."""
-        guests = self.trace.guests
-        body: dict[str, Any] = {
-            "name": f"g{g}",
-            # A trace may say that a guest needs nothing of one; a guest that is created must ask for something.
-            "cpu_milli": max(1, int(guests.cpu_milli[g])),
-            "memory_mib": max(1, int(guests.memory_mib[g])),
-        }
-        if guests.gpu_count is not None and guests.gpu_milli is not None:
-            body |= {"gpu_count": int(guests.gpu_count[g]), "gpu_milli": int(guests.gpu_milli[g])}
-        if self.failures.ha and self.failures.node_mtbf_s < NEVER:
-            body["ha"] = True
-            body |= SHARED.get(KINDS[int(guests.kind[g])], {})
-        life = self.lives.get(g)
-        if life is None:
-            life = self.lives[g] = Life(g)
-        life.busy = True
-        life.tries += 1
-        if life.tries > 1:
-            body["name"] += f"-{life.tries}"
-        self._submit(f"{KINDS[int(guests.kind[g])]}_create", body, life)
-
-    def _submit(self, flow: str, body: dict[str, Any], life: Life) -> None:
-        def then(answer: Any) -> None:
-            if isinstance(answer, Forbidden):
-                # High availability was quicker: again a little later.
-                life.busy = False
-                life.due.appendleft(flow)
-                Later(self.env, AGAIN_S, self._next, life)
-                return
-            if isinstance(answer, Exception):
-                raise answer
-            self.flow_of[answer["id"]] = (flow, life)
-            life.guest = int(answer["target"])
-            self.placer.row_of[life.guest] = life.row
-            self._life_of[life.guest] = life
-
-        self.world.engines[0].submit(request(self.world.flows, flow, body), then)
-
-    def depart(self, g: int) -> None:
-        """End a guest."""
-        life = self.lives[g]
-        life.over = True
-        self.uptime.end(g, self.env.now)
-        life.due.clear()
-        life.due.extend(LIVES[KINDS[int(self.trace.guests.kind[g])]])
-        self._next(life)
-
-    def change(self, g: int, flow: str) -> None:
-        """An agent falls idle or goes on."""
-        life = self.lives[g]
-        if not life.over:
-            life.due.append(flow)
-            self._next(life)
-
-    def crash(self, g: int) -> None:
-        """An agent's process ends by itself; its node starts it again after a while."""
-        life = self.lives.get(g)
-        if life is None or life.over or self.uptime.is_down(g):
-            return
-        now, backoff_s = self.env.now, min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0**life.crashes)
-        life.crashes += 1
-        self.uptime.down(g, now)
-        self.uptime.up(g, now + backoff_s)
-        self._crash_next(g, now + backoff_s)
-
-    def change_node(self, n: int, flow: str) -> None:
-        """A node joins, or is drained."""
-
-        def then(answer: Any) -> None:
-            if isinstance(answer, Exception):
-                raise answer
-            self.node_tasks.add(answer["id"])
-            self._see_to_drain(answer["id"])
-
-        body = {"node": self.placer.names[n]}
-        self.world.engines[0].submit(request(self.world.flows, flow, body), then)
-
-    def _see_to_drain(self, task: int) -> None:
-        """What a drain submits is found by the sweeps of production; here nobody sweeps."""
-        if task in self.node_tasks:
-            self.world.engines[0].look()
-            Later(self.env, LOOK_S, self._see_to_drain, task)
-
-    def _crash_next(self, g: int, after: float) -> None:
-        if self.failures.agent_mtbf_s < NEVER and self.trace.guests.kind[g] == Kind.AGENT:
-            lots = self._crashes.setdefault(g, self.failures.agent_lots(g))
-            at = after + float(lots.exponential(self.failures.agent_mtbf_s))
-            heapq.heappush(self.ahead, (at, CRASH, g, ""))
-
-    def _fail_next(self, name: str) -> None:
-        at = self.env.now + self.outages.until_next(name)
-        if at < self._until:
-            heapq.heappush(self.ahead, (at, FAIL, 0, name))
-
-    def _fell(self, name: str) -> None:
-        for row in self._on[name]:
-            self.uptime.down(row, self.env.now)
-
-    def _returned(self, name: str) -> None:
-        self._fail_next(name)
-        stuck, self._stuck = self._stuck, []
-        for task in stuck:
-            # What an operator does once the node is back.
-            self.world.engines[0].see_to(partial(resume, task=task))
-
-    def _next(self, life: Life) -> None:
-        if life.busy or not life.due or (life.node is not None and not self.outages.is_up(life.node)):
-            return
-        guest = self.store.tables["guest"][life.guest,]
-        if guest["task"] is not None:
-            # High availability is at work on it: afterwards.
-            return
-        stopped, due = guest["phase"] == "stopped", life.due[0]
-        if stopped and life.over:
-            life.due = deque(LIVES[guest["kind"]][1:])
-        elif stopped and not due.endswith("_start"):
-            # Its owner finds it stopped, and starts it again.
-            life.due.appendleft(f"{guest['kind']}_start")
-        elif guest["phase"] == "running" and due.endswith(("_resume", "_start")):
-            life.due.popleft()
-            self._next(life)
-            return
-        life.busy = True
-        self._submit(life.due.popleft(), {"guest": life.guest}, life)
-
-    def _over(self, task: int, status: Status) -> None:
-        row = self.store.tables["task"][task,]
-        flow = row["flow"]
-        self.tasks[flow][str(status)] += 1
-        asked = self.flow_of.get(task)
-        life = asked[1] if asked else None if flow.startswith("node_") else self._life_of.get(int(row["target"]))
-        if status not in CLOSED:
-            self._stuck.append(task)
-            return
-        self.flow_of.pop(task, None)
-        self.node_tasks.discard(task)
-        # A drain counts how often it has tried to move a guest: its migrations are kept as long as it is.
-        self._ended.append(task)
-        if flow == "vm_migrate" and status is Status.DONE and life is not None:
-            self._moved(life.row, self.store.find("event", {"task": task}))
-        if not self.node_tasks:
-            self._take_out()
-        if row["actor"] == ACTOR:
-            # What high availability has done may have asked for more.
-            self.world.engines[0].look()
-        if flow == "node_survey":
-            self._surveyed(row["target"])
-        if life is None:
-            return
-        if asked is not None:
-            life.busy = False
-        if status is Status.DONE:
-            self._done(flow, life)
-        else:
-            self._undone(flow, life, str(row["reason"]))
-        self._next(life)
-
-    def _take_out(self) -> None:
-        for task in self._ended:
-            row, log = self.store.take_out(task)
-            self.archived["task"].add([row])
-            self.archived["event"].add(log)
-            self.world.nodes.forget_effects(task)
-            self.world.nodes.forget(task, row["epoch"])
-        self._ended.clear()
-
-    def _moved(self, g: int, log: list[Row]) -> None:
-        self.migrations.append(migration_of(g, log))
-        self.uptime.still(g, self.migrations[-1].still_s)
-
-    def _done(self, flow: str, life: Life) -> None:
-        if flow.endswith("_delete"):
-            self._settle_down(life, None)
-            del self.lives[life.row], self._life_of[life.guest]
-            life.due.clear()
-            return
-        guest = self.store.tables["guest"][life.guest,]
-        if guest["phase"] == "running":
-            self._settle_down(life, guest["node"])
-            if self.outages.is_up(guest["node"]):
-                self.uptime.up(life.row, self.env.now)
-        if flow.endswith("_create"):
-            self._begin(life.row)
-
-    def _undone(self, flow: str, life: Life, reason: str) -> None:
-        if not flow.endswith("_create"):
-            if life.guest in self._life_of and not flow.endswith(("_recover", "_migrate")):
-                life.due.appendleft(flow)
-            return
-        del self._life_of[life.guest]
-        if "no node fits" not in reason and life.tries < TRIES:
-            self.arrive(life.row)
-
-    def _settle_down(self, life: Life, node: str | None) -> None:
-        if life.node is not None:
-            self._on[life.node].discard(life.row)
-        life.node = node
-        if node is not None and not life.over:
-            self._on[node].add(life.row)
-
-    def _surveyed(self, name: str) -> None:
-        """The store knows what survived: owners start again what did not."""
-        for row in sorted(self._on[name]):
-            life = self.lives[row]
-            guest = self.store.tables["guest"][life.guest,]
-            if guest["phase"] == "stopped" and guest["task"] is None and not life.busy:
-                life.due.appendleft(f"{guest['kind']}_start")
-            self._next(life)
-
-    def _begin(self, g: int) -> None:
-        """A guest runs: from now on count its life and its phases."""
-        guests = self.trace.guests
-        self.uptime.began[g] = self.env.now
-        self._crash_next(g, self.env.now)
-        self.running_s[g] = late = self.env.now - guests.arrival_s[g]
-        if guests.departure_s[g] < FOREVER:
-            # To the very moment that the trace says, where nothing kept it waiting.
-            heapq.heappush(self.ahead, (float(guests.departure_s[g] + late), DEPARTURE, g, ""))
-        for at, flow in self._phases.get(g, ()):
-            heapq.heappush(self.ahead, (at + late, PHASE, g, flow))
-
-    def settle(self) -> None:
-        """Drive everything that can be done at this moment."""
-        while self.env.peek() <= self.env.now:
-            self.env.step()
 
 
 def replay_lifecycle(
@@ -402,67 +46,34 @@ def replay_lifecycle(
 ) -> Lifecycle:
     """Replay ``trace`` through the task engine.
 
-    ``queue``: ``drop`` or ``backfill``. ``failures``: what fails how often. Raises `InputError` for the queue mode
-    ``wait``, which is played at placement fidelity alone.
+    ``queue``: what becomes of a guest that does not fit, as at placement fidelity: ``drop``, ``wait`` or ``backfill``.
+    ``failures``: what fails how often. Raises `InputError`.
     """
     nodes = trace.nodes if nodes is None else nodes
-    if queue not in ("drop", "backfill"):
-        raise InputError(f"queue mode {queue!r} is played at --fidelity placement alone; say drop or backfill")
+    if queue not in MODES:
+        raise InputError(f"unknown queue mode {queue!r}; known: {', '.join(MODES)}")
     check_models(trace.guests, nodes)
     guests = trace.guests
     arrivals = np.argsort(guests.arrival_s, kind="stable")
-    arrival_s = [*guests.arrival_s[arrivals].tolist(), NEVER]
     if not trace.departures:
         trace = replace(trace, guests=replace(guests, departure_s=np.full(len(guests), FOREVER)))
-    drive = _Drive(trace, nodes, policy, seed, profile, queue, failures)
+    drive = Drive(trace, nodes, policy, seed, profile, queue, failures)
     started = time.perf_counter()
-    at = 0
-    while True:
-        next_arrival = arrival_s[at]
-        next_change = drive.ahead[0][0] if drive.ahead else NEVER
-        now = min(next_arrival, next_change)
-        if now == NEVER:
-            busy = (drive.flow_of or drive.node_tasks) and drive.env.peek() < NEVER
-            if not busy or not _work_ahead(drive):
-                break
-            drive.env.step()
-            continue
-        if drive.env.peek() < now:
-            # What happens on the way may bring a departure forward.
-            drive.env.step()
-            continue
-        if now > drive.env.now:
-            drive.env.run(now)
-        if next_change <= next_arrival:
-            _, order, g, flow = heapq.heappop(drive.ahead)
-            match order:
-                case 0:
-                    drive.depart(g)
-                case 1:
-                    drive.change_node(g, flow)
-                case 2:
-                    drive.change(g, flow)
-                case 3:
-                    drive.crash(g)
-                case _:
-                    drive.outages.fail(flow)
-        else:
-            drive.arrive(int(arrivals[at]))
-            at += 1
-            if progress is not None and at % 256 == 0:
-                progress(at, len(arrivals))
-        drive.settle()
+    _play(drive, arrivals, progress)
     took = time.perf_counter() - started
     count = len(guests)
     node, devices = np.full(count, -1, dtype=np.int64), np.zeros(count, dtype=np.int64)
-    for g, (n, bits) in drive.placer.placed.items():
-        node[g], devices[g] = n, bits
+    placed_s = np.full(count, np.nan)
+    for g, (n, bits, at) in drive.placer.placed.items():
+        node[g], devices[g], placed_s[g] = n, bits, at
     return Lifecycle(
         trace,
         nodes.names,
         node,
         devices,
+        placed_s,
         drive.running_s,
+        len(drive.queue.waiting.keys() - drive.placer.placed.keys()),
         dict(drive.tasks),
         drive.store,
         drive.archived,
@@ -474,10 +85,60 @@ def replay_lifecycle(
     )
 
 
-def _work_ahead(drive: _Drive) -> bool:
+def _play(drive: Drive, arrivals: NDArray[np.int64], progress: Callable[[int, int], None] | None) -> None:
+    """Hand over one event after another, the guests in the order of ``arrivals``."""
+    env, ahead, queue = drive.env, drive.ahead, drive.queue
+    arrival_s = [*drive.trace.guests.arrival_s[arrivals].tolist(), NEVER]
+    at = 0
+    while True:
+        change = ahead[0][0] if ahead else NEVER
+        if queue.due and min(change, env.peek()) > env.now:
+            drive.ask_for_the_queue()
+            continue
+        arrival = arrival_s[at]
+        soonest = min(change, arrival, drive.next_deadline())
+        if env.peek() < soonest:
+            if soonest == NEVER and not (queue.due or _work_ahead(drive)):
+                break
+            # What happens on the way may bring a departure forward.
+            env.step()
+            continue
+        if soonest == NEVER:
+            break
+        if soonest > env.now:
+            env.run(soonest)
+        if change == soonest:
+            _take(drive)
+        elif arrival == soonest:
+            drive.arrive(int(arrivals[at]))
+            at += 1
+            if progress is not None and at % 256 == 0:
+                progress(at, len(arrivals))
+        else:
+            drive.give_up()
+        drive.settle()
+
+
+def _take(drive: Drive) -> None:
+    """The next of what lies ahead."""
+    _, order, row, what = heapq.heappop(drive.ahead)
+    match order:
+        case Order.DEPARTURE:
+            drive.depart(row)
+        case Order.NODE:
+            drive.change_node(row)
+        case Order.PHASE:
+            drive.change(row, what)
+        case Order.CRASH:
+            drive.crash(row)
+        case _:
+            drive.outages.fail(what)
+
+
+def _work_ahead(drive: Drive) -> bool:
     """Whether some task is still being driven, rather than waiting for a place that will not come."""
     return any(row["status"] not in ("waiting", "done", "undone") for row in _open(drive))
 
 
-def _open(drive: _Drive) -> list[Row]:
+def _open(drive: Drive) -> list[Row]:
     return [drive.store.tables["task"][task,] for task in (*drive.flow_of, *drive.node_tasks)]

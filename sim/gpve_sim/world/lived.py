@@ -31,8 +31,12 @@ class Lifecycle:
     """(G,) row of the node on which a guest was placed; -1: never."""
     devices: NDArray[np.int64]
     """(G,) devices as bits."""
+    placed_s: NDArray[np.float64]
+    """(G,) second at which a guest was placed first; NaN: never."""
     running_s: NDArray[np.float64]
     """(G,) seconds from arrival until it ran; NaN: never."""
+    waiting: int
+    """Guests that still waited for their first place at the end."""
     tasks: dict[str, Counter[str]]
     """By flow: how many ended how."""
     store: MemoryStore
@@ -79,7 +83,8 @@ class Lifecycle:
             "fidelity": "lifecycle",
             "arrivals": len(guests),
             "placed": int((self.node >= 0).sum()),
-            "failed": int((self.node < 0).sum()),
+            "failed": int((self.node < 0).sum()) - self.waiting,
+            "waiting": self.waiting,
             "time_to_running": by_kind,
             "availability": self._availability(),
             "node_failures": self.node_failures,

@@ -23,6 +23,8 @@ class Life:
     """It departs: what was due before does not matter any more."""
     node: str | None = None
     tries: int = 0
+    gave_up: bool = False
+    """It waited for a place until its deadline."""
     crashes: int = 0
 
 
