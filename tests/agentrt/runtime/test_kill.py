@@ -19,6 +19,7 @@ from tests.agentrt.runtime.daemon import Daemon, new_id, pb
 from tests.agentrt.runtime.host import look
 
 COUNTED = ("/bin/sh", "-c", "echo run; exec sleep 100000")
+CLAIMED = "print('run', flush=True)\nimport time\ntime.sleep(100000)"
 RUNNING, PAUSED, EXITED = pb.STATE_RUNNING, pb.STATE_PAUSED, pb.STATE_EXITED
 
 
@@ -248,9 +249,9 @@ def test_spawners_die_while_they_launch(daemon: Daemon) -> None:
 class Client(threading.Thread):
     """One agent's client: it asks for verb after verb, each until it is answered, and knows what must be true then."""
 
-    def __init__(self, daemon: Daemon, seed: int) -> None:
+    def __init__(self, daemon: Daemon, seed: int, template: str = "") -> None:
         super().__init__()
-        self.d, self.dice = daemon, random.Random(seed)
+        self.d, self.dice, self.template = daemon, random.Random(seed), template
         self.id = f"c{seed}"
         self.state, self.runs, self.pid = "none", 0, 0
         self.over = threading.Event()
@@ -272,11 +273,15 @@ class Client(threading.Thread):
     def step(self) -> None:
         key = new_id()
         id = self.id
-        if self.state == "none":
+        if self.state == "none" and self.template:
+            claim = pb.ClaimRequest(request_id=key, id=id, template=self.template, argv=["-c", CLAIMED])
+            self.pid = self.ask("Claim", claim).agent.pid
+            self.state, self.runs = "running", 1
+        elif self.state == "none":
             self.ask("Create", pb.CreateRequest(request_id=key, id=id, spec=pb.AgentSpec(argv=COUNTED)))
             self.state, self.runs = "created", 0
         elif self.state in ("created", "exited"):
-            if self.state == "exited" and self.dice.random() < 0.3:
+            if self.template or (self.state == "exited" and self.dice.random() < 0.3):
                 self.ask("Delete", pb.DeleteRequest(request_id=key, id=id))
                 self.state = "none"
                 return
@@ -326,11 +331,15 @@ class Client(threading.Thread):
             self.problem = problem
 
 
+@pytest.mark.parametrize("pools", [False, True], ids=["created", "claimed"])
 @pytest.mark.parametrize("rounds", [100, pytest.param(1000, marks=pytest.mark.full)])
-def test_killed_at_random_moments(daemon: Daemon, rounds: int) -> None:
+def test_killed_at_random_moments(daemon: Daemon, rounds: int, pools: bool) -> None:
     """Four clients drive four agents through all verbs while the daemon is killed again and again."""
     dice = random.Random(rounds)
-    clients = [Client(daemon, seed) for seed in range(4)]
+    if pools:
+        daemon.template("t", policy="version = 1", pool=3)
+        daemon.template("u", policy="version = 1", pool=1, no_fork=True)
+    clients = [Client(daemon, seed, ("t", "t", "t", "u")[seed] if pools else "") for seed in range(4)]
     for client in clients:
         client.start()
     for round in range(rounds):

@@ -110,7 +110,7 @@ def test_an_agent_cannot_reach_its_lease(daemon: Daemon) -> None:
     id = leased(daemon, "/bin/sh", "-c", code)
     assert daemon.wait(id).last_exit.reason == pb.EXIT_REASON_LEASE
     said = daemon.logs(id).split()
-    assert said[-1] == b"tried"
+    assert b"tried" in said
     assert b"sees" not in said
 
 

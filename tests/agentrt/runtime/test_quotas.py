@@ -188,9 +188,12 @@ def test_flood_of_requests(daemon: Daemon) -> None:
     assert daemon.call.Stats(pb.StatsRequest()).daemon.resident_bytes - before < 32 << 20
 
 
+@pytest.mark.parametrize("pools", [False, True], ids=["created", "claimed"])
 @pytest.mark.parametrize("cycles", [300, pytest.param(10_000, marks=pytest.mark.full)])
-def test_create_and_delete_leaves_nothing(daemon: Daemon, cycles: int) -> None:
+def test_create_and_delete_leaves_nothing(daemon: Daemon, cycles: int, pools: bool) -> None:
     """Descriptors and memory of daemon and spawners are as flat after all cycles as after the first tenth."""
+    if pools:
+        daemon.template("t", policy="version = 1", pool=2)
 
     def look() -> dict[str, tuple[int, int]]:
         sizes = {}
@@ -202,7 +205,7 @@ def test_create_and_delete_leaves_nothing(daemon: Daemon, cycles: int) -> None:
 
     def cycle(n: int) -> None:
         for _ in range(n):
-            id = daemon.run("/bin/true")
+            id = daemon.claim("t", "-c", "pass").id if pools else daemon.run("/bin/true")
             daemon.delete(id)
 
     threads = [threading.Thread(target=cycle, args=(cycles // 20,)) for _ in range(2)]

@@ -115,6 +115,18 @@ impl Agent {
         }
     }
 
+    /// The daemon may have died between the claim of an instance and the word that it may begin.
+    async fn let_go(&self) {
+        let Some(instance) = &self.record.instance else { return };
+        let ask = Ask::Orders { agent: instance.name.clone() };
+        if let Ok((Answer::Descriptor, fds)) = self.spawner().call(ask, Vec::new(), None).await
+            && let Some(orders) = fds.first()
+            && let Err(e) = crate::template::go(orders.as_fd())
+        {
+            eprintln!("agent {}: it could not be let go: {e}", self.record.id);
+        }
+    }
+
     /// There was a run. If its init lives it is taken up, else its end is learnt from what init recorded.
     async fn take_up_run(&mut self) {
         let found = self.record.process.as_ref().and_then(process::find);
@@ -136,6 +148,7 @@ impl Agent {
             // The daemon may have died between freezing and saying so.
             let _ = super::blocking(move || cgroup.thaw()).await;
         }
+        self.let_go().await;
         self.take_up_egress().await;
         self.commit(self.record.state, "adopted", "", None, Vec::new());
     }

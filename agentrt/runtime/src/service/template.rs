@@ -202,7 +202,7 @@ pub(super) struct Newcomer {
     pub order: serde_json::Value,
 }
 
-/// Makes an agent of an instance that waits: known to all first, then told what to do.
+/// Makes an agent of an instance that waits: told what to do, then known to all, then let go.
 pub(super) async fn enlist(
     context: &Arc<Context>,
     newcomer: Newcomer,
@@ -231,7 +231,8 @@ pub(super) async fn enlist(
     };
     record.event = Some(event.clone());
     let failed = |what: &str| internal(format!("agent {id}: {what}"));
-    if let Err(e) = settle(context, &id, &parked, &spec, &mut record, &plan.1) {
+    let told = parked.order(&order).map_err(|e| format!("it could not be told what to do: {e}"));
+    if let Err(e) = told.and_then(|()| settle(context, &id, &parked, &spec, &mut record, &plan.1)) {
         parked.discard(context, template).await;
         let _ = std::fs::remove_dir_all(context.agent_dir(&id));
         return Err(failed(&e));
@@ -244,9 +245,9 @@ pub(super) async fn enlist(
         context.journal.append(&mut event).map_err(|e| failed(&format!("the journal cannot be written: {e}")))?;
         agents.insert(id.clone(), shared.clone());
     }
-    // What it is to do is told last: from here on it is done once, whoever dies.
-    if let Err(e) = parked.order(&order) {
-        eprintln!("agent {id}: it could not be told what to do: {e}");
+    // What it is to do it has heard: from here on it is done, and once, whoever dies.
+    if let Err(e) = parked.go() {
+        eprintln!("agent {id}: it could not be let go: {e}");
     }
     let agent =
         Agent::claimed(context.clone(), shared, parked, plan, secrets).await.map_err(|e| failed(&e.to_string()))?;

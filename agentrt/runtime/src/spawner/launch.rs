@@ -1,6 +1,7 @@
 //! What the spawner does with the Agent Kernel: plans prepared once, agents launched, programs added, workspaces held.
 
 use super::files::Files;
+use super::keep::Keep;
 use super::network::{Lender, in_network, proxy_socket, tcp_socket};
 use super::protocol::{Answer, ExecAsk, Kind, LaunchAsk, Program, Who};
 use crate::{process, status};
@@ -43,8 +44,7 @@ pub struct Sandboxes {
     networks: Lender,
     workspaces: HashMap<String, Workspace>,
     seeds: HashMap<String, Held>,
-    /// Sealed memory with what agents' secrets are: never looked into here, so that no copy of this process has them.
-    secrets: HashMap<String, OwnedFd>,
+    pub(super) keep: Keep,
 }
 
 /// A seed that runs, or an agent that may be forked, and the socket on which it takes orders.
@@ -115,12 +115,12 @@ impl Sandboxes {
             networks: Lender::new(),
             workspaces: HashMap::new(),
             seeds: HashMap::new(),
-            secrets: HashMap::new(),
+            keep: Keep::default(),
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.workspaces.is_empty() && self.seeds.is_empty() && self.secrets.is_empty()
+        self.workspaces.is_empty() && self.seeds.is_empty() && self.keep.is_empty()
     }
 
     /// A child of ours has ended, and was reaped.
@@ -188,8 +188,12 @@ impl Sandboxes {
         }
     }
 
-    fn launched(&self, agent: &str, born: Born) -> (Answer, Vec<OwnedFd>) {
+    fn launched(&mut self, agent: &str, born: Born) -> (Answer, Vec<OwnedFd>) {
         let Born { pid, start_ticks, pidfd, enforced, orders, egress } = born;
+        // A seed gives up when its daemon does.
+        if let (Some(orders), None) = (&orders, self.seeds.get(agent).filter(|held| held.takes_orders)) {
+            self.keep.orders(agent, orders);
+        }
         let top = self.workspaces.get(agent).and_then(|w| w.top().try_clone_to_owned().ok());
         let beside = [top.is_some(), egress.is_some(), orders.is_some()];
         let fds = [Some(pidfd), top, egress, orders].into_iter().flatten().collect();
@@ -380,21 +384,9 @@ impl Sandboxes {
         super::wire::go_on(&held.orders).map_err(|e| format!("it does not hear that it may go on: {e}"))
     }
 
-    pub fn keep(&mut self, agent: String, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
-        self.secrets.extend(fds.into_iter().next().map(|secrets| (agent, secrets)));
-        (Answer::Done, Vec::new())
-    }
-
-    pub fn kept(&self, agent: &str) -> (Answer, Vec<OwnedFd>) {
-        match self.secrets.get(agent).and_then(|secrets| secrets.try_clone().ok()) {
-            Some(secrets) => (Answer::Descriptor, vec![secrets]),
-            None => (Answer::Failed(format!("no secrets of agent {agent} are kept here")), Vec::new()),
-        }
-    }
-
     pub fn forget(&mut self, agent: &str) {
         self.workspaces.remove(agent);
-        self.secrets.remove(agent);
+        self.keep.forget(agent);
         self.seeds.remove(agent);
     }
 }

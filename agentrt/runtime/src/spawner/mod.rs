@@ -7,6 +7,7 @@
 pub mod client;
 mod files;
 pub mod init;
+mod keep;
 pub mod launch;
 mod network;
 pub mod protocol;

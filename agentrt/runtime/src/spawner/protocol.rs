@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of a message here: daemon and spawner may come from different builds.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// The largest message; the plan of a sandbox, or argv and env, are what fills it.
 pub const MOST_BYTES: usize = 192 * 1024;
 
@@ -50,6 +50,10 @@ pub enum Ask {
     },
     /// Answers with the descriptor that was to be kept.
     Kept {
+        agent: String,
+    },
+    /// Answers with the socket on which an instance waits to be told what to do.
+    Orders {
         agent: String,
     },
     /// The agent is deleted: its workspace and its secrets go. A seed of that name is dropped, and ends.

@@ -219,8 +219,9 @@ impl Server {
                 Ok(()) => (Answer::Done, Vec::new()),
                 Err(e) => fail(e),
             },
-            Ask::Keep { agent } => self.sandboxes.keep(agent, fds),
-            Ask::Kept { agent } => self.sandboxes.kept(&agent),
+            Ask::Keep { agent } => self.sandboxes.keep.secrets(agent, fds),
+            Ask::Kept { agent } => self.sandboxes.keep.kept_secrets(&agent),
+            Ask::Orders { agent } => self.sandboxes.keep.kept_orders(&agent),
             Ask::Forget { agent } => {
                 self.sandboxes.forget(&agent);
                 (Answer::Done, Vec::new())

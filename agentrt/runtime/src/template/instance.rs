@@ -12,9 +12,10 @@ use agent_kernel::archive::Limits;
 use agent_kernel::cgroup::Handle;
 use agent_kernel::copy::{copy_in, copy_out};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::SendFlags;
 use serde_json::json;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -249,6 +250,14 @@ fn copy_places(from: &OwnedFd, to: &OwnedFd, owner: (u32, u32)) -> Result<(), St
     Ok(())
 }
 
+/// Lets an instance that has heard what to be begin. Once more does nothing: it has closed its end by then.
+pub fn go(orders: BorrowedFd<'_>) -> std::io::Result<()> {
+    match rustix::net::send(orders, b"g", SendFlags::NOSIGNAL) {
+        Ok(_) | Err(rustix::io::Errno::PIPE) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// A new name, host name and machine id.
 fn wanted(context: &Context, shared: &Shared, first_id: u32, kind: Kind) -> Wanted {
     let unique = crate::random::id();
@@ -275,9 +284,14 @@ impl Parked {
         context.root.join("parked").join(&self.instance.name)
     }
 
-    /// Tells it what to be.
+    /// Tells it what to be. It waits on, for [`go`]: also where this daemon dies meanwhile, for the spawner has the socket too.
     pub fn order(&self, claim: &serde_json::Value) -> std::io::Result<()> {
         (&self.orders).write_all(&framed(claim))
+    }
+
+    /// It is an agent, whoever dies from now on.
+    pub fn go(&self) -> std::io::Result<()> {
+        go(self.orders.as_fd())
     }
 
     /// Does away with it.

@@ -12,7 +12,7 @@ mod pool;
 mod seed;
 mod spec;
 
-pub use instance::{Parked, fork};
+pub use instance::{Parked, fork, go};
 pub use pool::{adopt_all, create, delete, end_all, store_pool};
 pub use spec::{Settings, settings};
 

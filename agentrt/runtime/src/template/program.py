@@ -57,6 +57,15 @@ def read_message(fd, limit=1 << 20):
     return SCAN(body.decode(), 0)[0]
 
 
+def read_claim():
+    """What to be, once it is settled that this process is it; None where whoever would have said so is gone."""
+    claim = read_message(SOCKET)
+    if claim is not None and os.read(SOCKET, 1) != b"g":
+        claim = None
+    os.close(SOCKET)
+    return claim
+
+
 def import_all(config, scope):
     for name in config["imports"]:
         importlib.import_module(name)
@@ -142,10 +151,8 @@ def checkpoint_of(seed, config):
         if not seed.checkpoint(FORKS, config["plan"]):
             return 0
         os.set_inheritable(FORKS, False)
-        told = read_message(SOCKET)
-        os.close(SOCKET)
+        told = read_claim()
         if told is None:
-            # Whoever wanted forks is gone.
             os._exit(125)
         for name in [name for name in os.environ if name.startswith("GPVE_SECRET_")]:
             del os.environ[name]
@@ -222,10 +229,8 @@ def start():
         if seed.serve(SOCKET, config["plan"]) is None:
             sys.exit(0)
         seeding = False
-    claim = read_message(SOCKET)
-    os.close(SOCKET)
+    claim = read_claim()
     if claim is None:
-        # Whoever would have said what to run is gone.
         os._exit(125)
     if config["checkpoints"]:
         os.set_inheritable(FORKS, False)
