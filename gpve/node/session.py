@@ -90,9 +90,10 @@ class Link:
             while True:
                 try:
                     self._connection = asyncio.create_task(self._once())
-                    await asyncio.wait([self._connection])
-                    if not self._connection.cancelled():
-                        self._connection.result()
+                    await asyncio.wait([self._connection, watching, renewing], return_when=asyncio.FIRST_COMPLETED)
+                    for ended in (watching, renewing, self._connection):
+                        if ended.done() and not ended.cancelled():
+                            ended.result()
                     await asyncio.sleep(max(0.0, self._cut_until - clock()))
                 except grpc.RpcError as error:
                     LOG.warning(
@@ -126,7 +127,9 @@ class Link:
         """One connection, from its beginning to its end."""
         async with self._channel() as channel:
             stream = node_pb2_grpc.NodeServiceStub(channel).Session()
-            await stream.write(pb.FromNode(hello=self._hello()))
+            # One that is over already says why when it is read.
+            with suppress(asyncio.InvalidStateError):
+                await stream.write(pb.FromNode(hello=self._hello()))
             try:
                 first = await asyncio.wait_for(stream.read(), WELCOME_S)
             except TimeoutError:
@@ -153,7 +156,7 @@ class Link:
                 self._calls.clear()
                 while not self._out.empty():
                     self._out.get_nowait()
-            for task in (*workers, reading):
+            for task in (reading, *workers):
                 with suppress(asyncio.CancelledError):
                     await task
 
@@ -181,8 +184,10 @@ class Link:
         )
 
     async def _write(self, stream: Any) -> None:
-        while True:
-            await stream.write(await self._out.get())
+        # The stream may be over before whoever reads it has heard.
+        with suppress(asyncio.InvalidStateError):
+            while True:
+                await stream.write(await self._out.get())
 
     async def _beat(self, lease_s: float) -> None:
         """A third of a lease apart; a lease is counted from the sending of the beat that is acknowledged."""

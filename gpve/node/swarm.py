@@ -91,10 +91,13 @@ async def _serve(
         await link.connected.wait()
     print("ready", flush=True)
     reading = asyncio.create_task(_obey(links))
-    await over.wait()
+    # A node whose task ended would be missing without a word.
+    done, _ = await asyncio.wait([*tasks, asyncio.create_task(over.wait())], return_when=asyncio.FIRST_COMPLETED)
     for task in [*tasks, reading]:
         task.cancel()
     disk.close()
+    for task in done:
+        task.result()
 
 
 async def _obey(links: Sequence[Link]) -> None:
