@@ -96,8 +96,8 @@ async def _serve(
     for task in [*tasks, reading]:
         task.cancel()
     disk.close()
-    for task in done:
-        task.result()
+    for ended in done:
+        ended.result()
 
 
 async def _obey(links: Sequence[Link]) -> None:
