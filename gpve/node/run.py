@@ -114,7 +114,7 @@ async def _runtime(settings: Settings, journal: Journal) -> tuple[Runtime | None
     """The executor of agents, if it is wanted and works."""
     if settings.agents == "simulated":
         return None, facts.check_agents(None, (), "simulated, as was wished")
-    runtime = Runtime(settings.socket, journal)
+    runtime = Runtime(settings.socket, journal, settings.directory / "checkpoints")
     try:
         info = await runtime.info()
     except grpc.RpcError as error:

@@ -8,9 +8,7 @@ comes back starts those that should.
 """
 
 import asyncio
-import json
 import logging
-import tomllib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,8 @@ from typing import Any
 import grpc
 import orjson
 
+from gpve.node.agent_spec import HA, spec_of
+from gpve.node.checkpoints import Checkpoints
 from gpve.node.executor import CallError, Cannot, Frame, Spent
 from gpve.node.journal import Journal
 from gpve.runtime.v1 import runtime_pb2 as pb
@@ -27,16 +27,9 @@ from gpve.tasks.advance import Operation
 LOG = logging.getLogger(__name__)
 WANTED = "agents"
 """Under which name the journal keeps what should be: by agent running or paused."""
-HA = "gpve.ha"
-"""Label of agents that run only while their node has its lease."""
 ANSWER_S = 30.0
 START_S = 50.0
 LIVE = (pb.STATE_STARTING, pb.STATE_RUNNING, pb.STATE_PAUSED, pb.STATE_STOPPING, pb.STATE_BACKOFF, pb.STATE_CRASH_LOOP)
-WHEN = {
-    "never": pb.RestartPolicy.WHEN_NEVER,
-    "on-failure": pb.RestartPolicy.WHEN_ON_FAILURE,
-    "always": pb.RestartPolicy.WHEN_ALWAYS,
-}
 KINDS = {
     grpc.StatusCode.NOT_FOUND: "not-found",
     grpc.StatusCode.FAILED_PRECONDITION: "precondition",
@@ -62,11 +55,12 @@ class Runtime:
 
     atomic = False
 
-    def __init__(self, socket: Path, journal: Journal) -> None:
+    def __init__(self, socket: Path, journal: Journal, checkpoints: Path) -> None:
         # The path of a socket is no host name: without this the authority is refused as malformed.
         options = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=options)
         self._daemon = runtime_pb2_grpc.RuntimeServiceStub(self._channel)
+        self._checkpoints = Checkpoints(self._daemon, checkpoints)
         self._journal = journal
         self._wanted: dict[str, str] = journal.load(WANTED) or {}
 
@@ -125,6 +119,13 @@ class Runtime:
                 await self._pause(guest, key, undoes=verb == "repause")
             case "resume" | "unpause":
                 await self._resume(guest, key, undoes=verb == "unpause")
+            case "checkpoint":
+                await self._checkpoint(guest, a["name"], key)
+            case "uncheckpoint":
+                self._checkpoints.drop(guest, a["name"])
+                await self._as_wanted(guest, key)
+            case "restore":
+                await self._checkpoints.put_back(guest, name_of(guest), a["name"], key)
             case _:
                 raise Cannot(f"the Agent Runtime's executor has no {verb!r} yet")
 
@@ -162,12 +163,31 @@ class Runtime:
 
     async def _remove(self, guest: int, key: str) -> None:
         self._want(guest, None)
+        self._checkpoints.forget(guest)
         try:
             request = pb.DeleteRequest(request_id=key, id=name_of(guest), force=True)
             await self._daemon.Delete(request, timeout=ANSWER_S)
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.NOT_FOUND:
                 raise
+
+    async def _checkpoint(self, guest: int, name: str, key: str) -> None:
+        found = await self._agent(guest)
+        if found is None:
+            raise Cannot(f"agent {guest} has no workspace here")
+        if found.state == pb.STATE_RUNNING:
+            # Of one moment.
+            await self._daemon.Pause(pb.PauseRequest(request_id=f"{key}/pause", id=name_of(guest)), timeout=ANSWER_S)
+        try:
+            await self._checkpoints.take(guest, name_of(guest), name)
+        finally:
+            await self._as_wanted(guest, key)
+
+    async def _as_wanted(self, guest: int, key: str) -> None:
+        """A checkpoint that was broken off has left the agent paused."""
+        found = await self._agent(guest)
+        if found is not None and found.state == pb.STATE_PAUSED and self._wanted.get(str(guest)) == "running":
+            await self._daemon.Resume(pb.ResumeRequest(request_id=f"{key}/go-on", id=name_of(guest)), timeout=ANSWER_S)
 
     async def _start(self, guest: int, key: str, leased: bool) -> None:
         found = await self._agent(guest)
@@ -388,73 +408,3 @@ def _exit(ended: pb.Exit) -> dict[str, Any]:
     reason = pb.ExitReason.Name(ended.reason).removeprefix("EXIT_REASON_").lower().replace("_", "-")
     told = {"reason": reason, "code": ended.code, "signal": ended.signal, "detail": ended.detail}
     return told | {"limits_hit": list(ended.limits_hit)}
-
-
-def spec_of(spec: Mapping[str, Any]) -> pb.AgentSpec:
-    """What the daemon is told of an agent. The guest's amounts narrow what its policy says."""
-    program = spec["program"]
-    restart = program.get("restart", {})
-    checks = {name: _check(program[name]) for name in ("startup", "readiness", "liveness") if program.get(name)}
-    return pb.AgentSpec(
-        policy=policy_of(program.get("policy", ""), spec["cpu_milli"], spec["memory_mib"]),
-        argv=program["argv"],
-        env=program.get("env", {}),
-        cwd=program.get("cwd", ""),
-        labels={HA: "1"} if spec.get("ha") else {},
-        leased=spec.get("ha", False),
-        restart=pb.RestartPolicy(
-            when=WHEN[restart.get("when", "on-failure")],
-            max_restarts=restart.get("max_restarts", 0),
-            first_delay_ms=restart.get("first_delay_ms", 100),
-            max_delay_ms=restart.get("longest_delay_ms", 60_000),
-        ),
-        health=pb.HealthChecks(**checks),
-        stop_grace_ms=program.get("stop_grace_ms", 5_000),
-    )
-
-
-def policy_of(document: str, cpu_milli: int, memory_mib: int) -> str:
-    """The agent's policy with the guest's amounts as its limits, unless it states lower ones.
-
-    What cannot be read is passed on as it is: the daemon says what is wrong with it, and where.
-    """
-    try:
-        policy = json.loads(document) if document.lstrip().startswith("{") else tomllib.loads(document)
-        policy.setdefault("version", 1)
-        limits = policy.setdefault("limits", {})
-        stated, cpus = limits.get("memory"), limits.get("cpus")
-        if stated is None or _bytes(stated) > memory_mib << 20:
-            limits["memory"] = f"{memory_mib}MiB"
-        if cpus is None or cpus > cpu_milli / 1000:
-            limits["cpus"] = cpu_milli / 1000
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
-        return document
-    return json.dumps(policy)
-
-
-UNITS = {"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
-
-
-def _bytes(stated: Any) -> int:
-    if isinstance(stated, int):
-        return stated
-    text = str(stated).strip()
-    return int(text[:-3]) << UNITS[text[-3:]]
-
-
-def _check(told: Mapping[str, Any]) -> pb.HealthCheck:
-    check = pb.HealthCheck(
-        period_ms=told.get("period_ms", 10_000),
-        timeout_ms=told.get("timeout_ms", 1_000),
-        initial_delay_ms=told.get("initial_delay_ms", 0),
-        failure_threshold=told.get("failures", 3),
-    )
-    if told.get("exec"):
-        check.exec.argv.extend(told["exec"])
-    elif told.get("http_port"):
-        check.http.port, check.http.path = told["http_port"], told.get("http_path", "/")
-    elif told.get("tcp_port"):
-        check.tcp.port = told["tcp_port"]
-    else:
-        check.heartbeat.max_age_ms = told["heartbeat_ms"]
-    return check

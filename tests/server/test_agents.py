@@ -56,6 +56,51 @@ def runtime_list():
 
 
 @pytest.mark.usefixtures("runtime")
+def test_a_workspace_is_put_back_to_a_checkpoint(cluster: Cluster) -> None:
+    """Of one moment, while the agent runs: files that it writes one after the other are of the same round."""
+    cluster.server("s")
+    cluster.node("a", runtime=True)
+    client = cluster.client()
+    script = "[ -e kept ] && exec sleep 1000; i=0; "
+    script += "while :; do i=$((i+1)); echo $i > t; mv t one; echo $i > t; mv t two; done"
+    done(client, client.create("agent", spec("worker", script)))
+    agent = client.get("agent", "worker")
+
+    def run(command: str) -> list[str]:
+        pieces = client.exec(agent.id, [SH, "-c", command])
+        return b"".join(piece.data for piece in pieces if piece.stream == "stdout").decode().split()
+
+    until(lambda: run("cat two"), 10.0, "it writes")
+    done(client, client.act("agent", "checkpoint", agent.id, {"name": "first"}))
+    assert client.agent_status(agent.id)["state"] == "running", "it was frozen for the moment alone"
+    run("echo x > kept; mkdir -p deep/er; ln -s /etc/passwd link; echo y > deep/er/later")
+    done(client, client.act("agent", "checkpoint", agent.id, {"name": "second"}))
+    done(client, client.act("agent", "stop", agent.id))
+    for name, kept in (("second", ["kept", "deep/er/later", "/etc/passwd"]), ("first", [])):
+        done(client, client.act("agent", "restore", agent.id, {"name": name}))
+        if not kept:
+            break
+        done(client, client.act("agent", "start", agent.id))
+        assert run("ls kept deep/er/later; readlink link") == ["deep/er/later", "kept", "/etc/passwd"]
+        one, two = run("cat one two")
+        assert int(one) - int(two) in (0, 1)
+        done(client, client.act("agent", "stop", agent.id))
+    folder = cluster.nodes["a"].directory / "checkpoints" / str(agent.id)
+    assert sorted(file.name for file in folder.iterdir()) == ["first.tar", "second.tar"]
+    with refused(404, "not-found", "third"):
+        client.act("agent", "restore", agent.id, {"name": "third"})
+    done(client, client.act("agent", "start", agent.id))
+    assert run("ls kept deep 2>/dev/null") == []
+    (folder / "second.tar").unlink()
+    done(client, client.act("agent", "stop", agent.id))
+    task = client.wait(client.act("agent", "restore", agent.id, {"name": "second"}))
+    assert (task.status, "is not on this node" in str(task.reason)) == ("undone", True), task
+    done(client, client.act("agent", "delete", agent.id))
+    assert not folder.exists()
+    assert cluster.defects() == []
+
+
+@pytest.mark.usefixtures("runtime")
 def test_a_node_says_what_is_used(cluster: Cluster, tmp_path: Path, command) -> None:
     """Of the machine and of each agent, through whichever server is asked; a limit shows in it."""
     address = f"sqlite:///{tmp_path}/gpve.db"

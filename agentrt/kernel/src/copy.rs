@@ -58,12 +58,24 @@ pub fn snapshot(directory: BorrowedFd, to: impl Write) -> Result<Copied> {
     copy_out(directory, Path::new(""), to, &Limits::default())
 }
 
-/// Put a snapshot in the place of what is in `directory`. The agent must not run.
+/// As [`copy_in`], in the place of all that is in `path`: what a snapshot is put back by. Nothing of the agent should run.
+pub fn replace(
+    directory: BorrowedFd,
+    owner: (u32, u32),
+    path: &Path,
+    archive: impl Read,
+    limits: &Limits,
+) -> Result<Copied> {
+    let place = place(directory, path, Some(owner))?;
+    let top = sys::openat2(place.as_raw_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0, BENEATH);
+    let top = top.map_err(|errno| ArchiveError::io("opening the directory", errno))?;
+    clear(top.as_raw_fd()).map_err(|errno| ArchiveError::io("clearing the directory", errno))?;
+    Unpacker::workspace(place.as_raw_fd(), owner).unpack(&mut Reader::new(archive, *limits))
+}
+
+/// Put a snapshot in the place of what is in `directory`.
 pub fn restore(directory: BorrowedFd, owner: (u32, u32), from: impl Read) -> Result<Copied> {
-    let top = sys::openat2(directory.as_raw_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0, BENEATH);
-    let top = top.map_err(|errno| ArchiveError::io("opening the workspace", errno))?;
-    clear(top.as_raw_fd()).map_err(|errno| ArchiveError::io("clearing the workspace", errno))?;
-    copy_in(directory, owner, Path::new(""), from, &Limits::default())
+    replace(directory, owner, Path::new(""), from, &Limits::default())
 }
 
 fn refused_or_io(path: &Path, errno: Errno) -> ArchiveError {

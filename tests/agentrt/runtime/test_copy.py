@@ -22,9 +22,10 @@ def archive(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def copy_in(daemon: Daemon, id: str, data: bytes, path: str = "", request_id: str = "") -> Any:
+def copy_in(daemon: Daemon, id: str, data: bytes, path: str = "", request_id: str = "", replace: bool = False) -> Any:
     def messages() -> Iterator[Any]:
-        yield pb.CopyInRequest(begin=pb.CopyInRequest.Begin(id=id, path=path, request_id=request_id))
+        begin = pb.CopyInRequest.Begin(id=id, path=path, request_id=request_id, replace=replace)
+        yield pb.CopyInRequest(begin=begin)
         for at in range(0, len(data), 50_000):
             yield pb.CopyInRequest(tar=data[at : at + 50_000])
 
@@ -54,6 +55,21 @@ def test_before_it_runs_while_it_runs_and_after(daemon: Daemon) -> None:
     daemon.call.Stop(pb.StopRequest(id=id))
     assert b"second" in copy_out(daemon, id, "b").values()
     assert daemon.logs(id) == b"first\n"
+
+
+def test_what_is_copied_in_replaces_a_directory(daemon: Daemon) -> None:
+    """All of that directory and nothing beside it; a link in its place leads nowhere else."""
+    id = daemon.run("/bin/sh", "-c", "mkdir -p a/b other; ln -s other link; ln -s ../other a/b/out; exec sleep 1000")
+    copy_in(daemon, id, archive({"x": b"1", "b/y": b"2", "b/.hidden": b"3"}), path="a")
+    copy_in(daemon, id, archive({"kept": b"4"}), path="other")
+    copy_in(daemon, id, archive({"z": b"5"}), path="a", replace=True)
+    assert copy_out(daemon, id) == {"a/z": b"5", "other/kept": b"4"}
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "a link is in its way"):
+        copy_in(daemon, id, archive({}), path="link", replace=True)
+    assert copy_out(daemon, id) == {"a/z": b"5", "other/kept": b"4"}
+    daemon.call.Kill(pb.KillRequest(id=id))
+    copy_in(daemon, id, archive({"only": b"6"}), replace=True)
+    assert copy_out(daemon, id) == {"only": b"6"}
 
 
 def test_a_request_id_copies_once(daemon: Daemon) -> None:

@@ -78,9 +78,15 @@ async fn unpack(
             }
         }
     };
+    let replace = begin.replace;
     let unpacking = blocking(move || {
         let source = Source { rx, rest: Vec::new(), at: 0 };
-        copy::copy_in(place.directory.as_fd(), place.owner, &path, source, &Limits::default())
+        let (directory, limits) = (place.directory.as_fd(), Limits::default());
+        if replace {
+            copy::replace(directory, place.owner, &path, source, &limits)
+        } else {
+            copy::copy_in(directory, place.owner, &path, source, &limits)
+        }
     });
     let (copied, ()) = tokio::join!(unpacking, feeding);
     copied?.map_err(|e| failed_in(&agent.id, &format!("copy-in: {e}")))
