@@ -124,7 +124,7 @@ class Worker:
 
     @property
     def room(self) -> int:
-        """How many more tasks may be claimed."""
+        """How many more tasks may be claimed; below 0 where many were submitted at once."""
         return self.rules.most - len(self._active) + len(self._parked)
 
     def submit(self, wish: Request, then: Callable[[Any], None]) -> None:

@@ -19,7 +19,7 @@ def turn(worker: Worker, store: Store, nodes: Nodes, placer: Placer, now: float)
         worker.forget(old, store.compacted_changes(CHANGES_AT_ONCE))
         worker.watch(store.sessions(), now)
         worker.carry(store.undelivered(nodes.names(), worker.incarnation))
-    if worker.wants_work:
+    if worker.wants_work and worker.room > 0:
         worker.claim(store.claimable(worker.incarnation, worker.flows.versions, worker.room))
     jobs = worker.jobs(now)
     if jobs:

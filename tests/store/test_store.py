@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from gpve.tasks.flows import FLOWS
 from gpve.tasks.lease import beat
 from gpve.tasks.ledger import Tx, Work
+from gpve.tasks.records import Decided
 from gpve.tasks.submit import request, submit
 from gpve.tasks.tables import COUNTERS
+from gpve.tasks.worker import Rules, Worker
+from gpve.world.turn import turn
 
 
 def write(store: Any, *runs: Any) -> list[Any]:
@@ -150,6 +153,39 @@ def test_claimable_takes_projects_in_turn(store):
     assert store.claimable("me", FLOWS.versions, 10) == [1, 6, 7, 2, 3, 4, 5]
     assert store.claimable("me", FLOWS.versions, 3) == [1, 6, 7]
     assert store.claimable("me", [("vm_create", 1, "another hash")], 10) == []
+
+
+class NoNodes:
+    """A cluster without nodes, and a scheduler that knows of one all the same: what is placed there finds it gone."""
+
+    def holds(self, node: str) -> bool:
+        return False
+
+    def names(self) -> list[str]:
+        return []
+
+    def send(self, operation: Any, answer: Any) -> None:
+        raise AssertionError("no node could get it")
+
+    def decide(self, questions: Any, nodes: Any) -> list[Decided]:
+        return [Decided("gone", 0, {}) for _ in questions]
+
+
+def test_an_engine_with_its_hands_full_claims_nothing(store):
+    """What is submitted at once may be more than it takes; then there is work that it wants, and less than no room."""
+    worker = Worker("a", "a/1", FLOWS, Rules(most=2, sweep_s=1000.0))
+    told: list[Any] = []
+    for at in range(5):
+        body = {"name": f"own-{at}", "cpu_milli": 1, "memory_mib": 1, "networks": []}
+        worker.submit(request(FLOWS, "vm_create", body), told.append)
+    nodes = NoNodes()
+    turn(worker, store, nodes, nodes, 0.0)
+    assert len(told) == 5
+    assert worker.room < 0
+    write(store, create("others"))
+    worker.wants_work = True
+    turn(worker, store, nodes, nodes, 0.1)
+    assert [row["id"] for row in store.rows("task", owner=None)] == [6]
 
 
 def own(task: int, owner: str | None, **more: Any) -> Any:
