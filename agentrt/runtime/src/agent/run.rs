@@ -312,7 +312,7 @@ impl Agent {
             plan,
             cgroup: run.cgroup.as_ref().and_then(|c| serde_json::to_vec(c).ok()).unwrap_or_default(),
             owner: {
-                let identity = crate::spawner::launch::identity(&self.who());
+                let identity = crate::spawner::program::identity(&self.who());
                 (identity.outside(compiled.uid), identity.outside(compiled.gid))
             },
             who: self.who(),

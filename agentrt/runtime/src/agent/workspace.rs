@@ -4,7 +4,7 @@ use super::{Agent, Place};
 use crate::fault::{Fault, failed_in, precondition};
 use crate::process;
 use crate::spawner::client::{CallError, PlanText};
-use crate::spawner::launch::identity;
+use crate::spawner::program::identity;
 use crate::spawner::protocol::{Answer, Ask};
 use crate::state::State;
 use agent_kernel::workspace::reach;

@@ -6,7 +6,7 @@ use crate::agent::{Agent, Shared, secrets};
 use crate::context::Context;
 use crate::fault::{Fault, exists, internal, invalid};
 use crate::plans::Compiled;
-use crate::spawner::launch::USUAL;
+use crate::spawner::program::USUAL;
 use crate::state::State;
 use crate::store::record::{Event, Record, RequestNote};
 use crate::store::replace;

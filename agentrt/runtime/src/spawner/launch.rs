@@ -3,20 +3,16 @@
 use super::files::Files;
 use super::keep::Keep;
 use super::network::{Lender, in_network, proxy_socket, tcp_socket};
-use super::protocol::{Answer, ExecAsk, Kind, LaunchAsk, Program, Who};
+use super::program::{c_string, environment, identity, open_cgroup, set};
+use super::protocol::{Answer, Kind, LaunchAsk, Who};
 use crate::{process, status};
 use agent_kernel::archive::Limits;
-use agent_kernel::cgroup::{Cgroup, Handle};
 use agent_kernel::image::{Digest, Store};
 use agent_kernel::launch::NETWORK;
 use agent_kernel::policy::Root;
-use agent_kernel::{
-    Host, Identity, Launch, Launched, Ordered, Plan, Prepared, Seed, Workspace, launch, launch_forked, launch_into,
-};
+use agent_kernel::{Host, Identity, Launch, Launched, Ordered, Plan, Prepared, Seed, Workspace, launch, launch_forked};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -39,8 +35,8 @@ pub struct Sandboxes {
     /// Where images are unpacked, by digest.
     images: PathBuf,
     host: Option<Host>,
-    plans: HashMap<u64, (Prepared, u64)>,
-    used: u64,
+    pub(super) plans: HashMap<u64, (Prepared, u64)>,
+    pub(super) used: u64,
     networks: Lender,
     workspaces: HashMap<String, Workspace>,
     seeds: HashMap<String, Held>,
@@ -316,36 +312,6 @@ impl Sandboxes {
         Ok(())
     }
 
-    pub fn exec(&mut self, ask: &ExecAsk, fds: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
-        if !self.plans.contains_key(&ask.program.plan) {
-            return (Answer::UnknownPlan, Vec::new());
-        }
-        match self.try_exec(ask, fds) {
-            Ok((launched, status)) => (Answer::Started { pid: launched.pid }, vec![launched.pidfd, status]),
-            Err(sentence) => (Answer::Failed(sentence), Vec::new()),
-        }
-    }
-
-    fn try_exec(&mut self, ask: &ExecAsk, fds: Vec<OwnedFd>) -> Result<(Launched, OwnedFd), String> {
-        let Ok([pidfd, stdin, stdout, stderr]) = <[OwnedFd; 4]>::try_from(fds) else {
-            return Err("a program needs four descriptors beside it".into());
-        };
-        let identity = identity(&ask.program.who);
-        self.used += 1;
-        let (prepared, used) = self.plans.get_mut(&ask.program.plan).ok_or("the plan is gone")?;
-        *used = self.used;
-        let cgroup = open_cgroup(&ask.program.cgroup)?;
-        let mut wanted = Launch::new(prepared, &identity, &[]);
-        set(&mut wanted, &ask.program, environment(&ask.program.env)?)?;
-        wanted.stdio = [Some(stdin.as_raw_fd()), Some(stdout.as_raw_fd()), Some(stderr.as_raw_fd())];
-        wanted.tty = ask.tty;
-        wanted.cgroup = cgroup.as_ref();
-        let (status_read, status) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| format!("a pipe: {e}"))?;
-        wanted.status = Some(status.as_raw_fd());
-        let launched = launch_into(pidfd.as_raw_fd(), wanted).map_err(|e| e.to_string())?;
-        Ok((launched, status_read))
-    }
-
     /// A TCP socket in the network of the agent behind the pidfd: made there, used here.
     pub fn socket(&mut self, fds: Vec<OwnedFd>) -> Result<OwnedFd, String> {
         let pidfd = fds.into_iter().next().ok_or("no pidfd came with it")?;
@@ -411,18 +377,6 @@ pub fn image_of(images: &Path, plan: &Plan) -> Result<Option<PathBuf>, String> {
     found.map(Some).ok_or_else(missing)
 }
 
-pub fn identity(who: &Who) -> Identity {
-    Identity::new(who.first_id, who.ids, &who.hostname, &who.machine_id)
-}
-
-/// What is executed, and where.
-fn set(wanted: &mut Launch, program: &Program, env: Vec<CString>) -> Result<(), String> {
-    wanted.argv = program.argv.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?;
-    wanted.env = env;
-    wanted.cwd = if program.cwd.is_empty() { None } else { Some(c_string(&program.cwd)?) };
-    Ok(())
-}
-
 fn born(launched: Launched, orders: Option<OwnedFd>) -> Result<Born, String> {
     // The process is our child and not reaped: its pid is its own.
     let (start_ticks, _) = process::start_ticks(launched.pid).ok_or("the agent's process cannot be found in /proc")?;
@@ -439,33 +393,6 @@ fn born(launched: Launched, orders: Option<OwnedFd>) -> Result<Born, String> {
         orders,
         egress: None,
     })
-}
-
-fn open_cgroup(handle: &[u8]) -> Result<Option<Cgroup>, String> {
-    if handle.is_empty() {
-        return Ok(None);
-    }
-    let handle: Handle =
-        serde_json::from_slice(handle).map_err(|e| format!("the cgroup's handle cannot be read: {e}"))?;
-    Cgroup::open(&handle).map(Some).map_err(|e| e.to_string())
-}
-
-fn c_string(text: &str) -> Result<CString, String> {
-    CString::new(text).map_err(|_| format!("{text:?} contains a NUL byte"))
-}
-
-/// What every program has in its environment, unless it is given another.
-pub const USUAL: [(&str, &str); 2] =
-    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", agent_kernel::plan::WORKSPACE)];
-
-fn environment(env: &[(String, String)]) -> Result<Vec<CString>, String> {
-    let mut all: Vec<_> = env.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<_, _>>()?;
-    for (name, value) in USUAL {
-        if !env.iter().any(|(k, _)| k == name) {
-            all.push(c_string(&format!("{name}={value}"))?);
-        }
-    }
-    Ok(all)
 }
 
 /// Ours and theirs.

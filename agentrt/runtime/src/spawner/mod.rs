@@ -5,11 +5,13 @@
 //! daemon, nor children, nor workspaces. It may die too: agents live on under their inits, and the daemon starts another.
 
 pub mod client;
+mod exec;
 mod files;
 pub mod init;
 mod keep;
 pub mod launch;
 mod network;
+pub mod program;
 pub mod protocol;
 pub mod server;
 pub mod wire;

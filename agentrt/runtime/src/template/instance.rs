@@ -208,7 +208,7 @@ pub async fn fork(
     // Before anything else: by it a daemon after this one knows what there is to forget.
     make_directory(&dir)?;
     let (text, plan) = &settings.plan;
-    let identity = crate::spawner::launch::identity(&who);
+    let identity = crate::spawner::program::identity(&who);
     let owner = (identity.outside(plan.uid), identity.outside(plan.gid));
     let ask = Ask::Workspace { agent: name.clone(), plan: text.key, who: who.clone(), make: true };
     let made = match context.spawner_of(&shared.name).call(ask, Vec::new(), Some(text.clone())).await {
