@@ -1,6 +1,7 @@
 """Agents that run only while their host has a lease: they end by themselves, whoever else is dead."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -31,11 +32,12 @@ LOOP = ("/bin/sh", "-c", "trap '' TERM; (setsid sleep 1000 &) ; while :; do slee
 
 
 def test_a_leased_agent_ends_with_the_lease_and_not_before(daemon: Daemon) -> None:
-    extend(daemon, 400)
+    first = extend(daemon, 3_000)
     id, other = leased(daemon, *LOOP), daemon.run(*LOOP)
-    for _ in range(4):
+    end = first
+    while now_ms() < first + 500:
         time.sleep(0.2)
-        end = extend(daemon, 400)
+        end = extend(daemon, 2_500)
         assert daemon.agent(id).state == pb.STATE_RUNNING
     exit = daemon.wait(id).last_exit
     assert (exit.reason, exit.signal) == (pb.EXIT_REASON_LEASE, signal.SIGKILL), "its restart policy does not undo it"
@@ -52,7 +54,7 @@ def test_a_leased_agent_ends_with_the_lease_and_not_before(daemon: Daemon) -> No
 
 def test_everybody_else_is_dead(daemon: Daemon) -> None:
     """Daemon and spawners are killed at once; the next daemon learns why the agent ended."""
-    end = extend(daemon, 1_500)
+    end = extend(daemon, 3_000)
     id, other = leased(daemon, *LOOP), daemon.run(*LOOP)
     pid, others_pid = daemon.agent(id).pid, daemon.agent(other).pid
     spawners = daemon.spawner_pids()
@@ -82,18 +84,19 @@ def test_no_lease_no_start(daemon: Daemon) -> None:
     lease.write_bytes(whole[:8] + b"0" * 36)
     with pytest.raises(grpc.RpcError, match="extend it first"):
         daemon.start_agent(id)
-    extend(daemon, 700)
-    delays = pb.RestartPolicy(when=pb.RestartPolicy.WHEN_ALWAYS, first_delay_ms=900, max_delay_ms=900)
+    shutil.copyfile("/dev/null", lease)
+    extend(daemon, 3_000)
+    delays = pb.RestartPolicy(when=pb.RestartPolicy.WHEN_ALWAYS, first_delay_ms=3_200, max_delay_ms=3_200)
     again = daemon.run("/bin/sh", "-c", "exit 3", leased=True, restart=delays)
     until(lambda: daemon.agent(again).state == pb.STATE_EXITED)
     assert daemon.agent(again).last_exit.reason == pb.EXIT_REASON_LEASE
 
 
 def test_a_frozen_agent_is_not_thawed_without_a_lease(daemon: Daemon) -> None:
-    extend(daemon, 500)
+    end = extend(daemon, 3_000)
     id = leased(daemon, *LOOP)
     daemon.call.Pause(pb.PauseRequest(id=id))
-    time.sleep(0.7)
+    time.sleep(max(0.0, end - now_ms()) / 1000 + 0.2)
     with pytest.raises(grpc.RpcError, match="extend it first"):
         daemon.call.Resume(pb.ResumeRequest(id=id))
     assert daemon.agent(id).state == pb.STATE_PAUSED
@@ -105,7 +108,7 @@ def test_a_frozen_agent_is_not_thawed_without_a_lease(daemon: Daemon) -> None:
 
 def test_an_agent_cannot_reach_its_lease(daemon: Daemon) -> None:
     """Neither the file nor the timer is among what the program has, and init hears no signal of it."""
-    extend(daemon, 900)
+    extend(daemon, 3_000)
     code = "ls /proc/1/fd >/dev/null 2>&1 && echo sees; kill -STOP 1; kill -9 1; echo tried; sleep 99"
     id = leased(daemon, "/bin/sh", "-c", code)
     assert daemon.wait(id).last_exit.reason == pb.EXIT_REASON_LEASE
@@ -115,7 +118,7 @@ def test_an_agent_cannot_reach_its_lease(daemon: Daemon) -> None:
 
 
 def test_many_end_at_once_and_leave_nothing(daemon: Daemon) -> None:
-    extend(daemon, 3_000)
+    extend(daemon, 8_000)
     ids = [leased(daemon, *SLEEP) for _ in range(30)]
     assert {daemon.wait(id).last_exit.reason for id in ids} == {pb.EXIT_REASON_LEASE}
     # The fixture looks for processes, mounts, cgroups and files that are left.
