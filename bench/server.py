@@ -256,10 +256,12 @@ async def measure(cluster: Cluster, seconds: float, rate: float, api: str) -> di
             "call_p99_ms": share(load.called, 0.99),
             "refused": dict(load.refused),
         }
+        told["rss_loaded_mib"] = [round(rss_mib(one.pid), 1) for one in cluster.servers]
         told["guests"] = (await client.status())["guests"]
+        # Reads all that there is, so it has a figure of its own.
         told["findings"] = await client.audit()
         watching.cancel()
-    told["rss_mib"] = [round(rss_mib(one.pid), 1) for one in cluster.servers]
+    told["rss_audited_mib"] = [round(rss_mib(one.pid), 1) for one in cluster.servers]
     return told
 
 
