@@ -57,6 +57,7 @@ GRPC = [
 ]
 GRACE_S = 3.0
 M_ARENA_MAX = -8
+MADV_DONTNEED = 4
 MADV_PAGEOUT = 21
 TRIM_S = 30.0
 GATHER_S = 0.004
@@ -96,8 +97,11 @@ def _give_back_the_compiler() -> None:
     libc = ctypes.CDLL(None)
     for line in Path("/proc/self/maps").read_text().splitlines():
         if "libllvmlite" in line:
-            first, last = (int(end, 16) for end in line.split()[0].split("-"))
-            libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), MADV_PAGEOUT)
+            place, rights = line.split()[:2]
+            first, last = (int(end, 16) for end in place.split("-"))
+            # Code is as the file has it; other pages may have been written to. Only ours are put out, not those of others.
+            advice = MADV_DONTNEED if rights == "r-xp" else MADV_PAGEOUT
+            libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)
 
 
 def _loop() -> asyncio.AbstractEventLoop:
@@ -291,6 +295,8 @@ async def _keep(control: Control) -> None:
         if time.monotonic() - trimmed > TRIM_S:
             # What a burst of work took of the heap is given back: up to a tenth of a second, in a thread.
             await asyncio.get_running_loop().run_in_executor(None, ctypes.CDLL(None).malloc_trim, 0)
+            # Loading compiled code for a first question has read the compiler again.
+            _give_back_the_compiler()
             trimmed = time.monotonic()
         METRICS.tasks.set(control.engine.in_hand)
         METRICS.sessions.set(len(control.nodes.sessions))
