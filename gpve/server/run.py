@@ -99,7 +99,7 @@ def _give_back_the_compiler() -> None:
         if "libllvmlite" in line:
             place, rights = line.split()[:2]
             first, last = (int(end, 16) for end in place.split("-"))
-            # Code is as the file has it; other pages may have been written to. Only ours are put out, not those of others.
+            # Code is as the file has it; other pages may have been written to.
             advice = MADV_DONTNEED if rights == "r-xp" else MADV_PAGEOUT
             libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)
 
