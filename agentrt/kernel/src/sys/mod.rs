@@ -332,6 +332,14 @@ pub fn memfd(name: &CStr) -> Result<OwnedFd> {
 /// Seal a memfd against every change, the seals themselves included.
 pub fn seal(fd: RawFd) -> Result<()> {
     let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
-    // SAFETY: plain integers.
-    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, seals) }).map(drop)
+    // The kernel itself may hold a page for a moment (it moves them about); it has waited for that already when it says so.
+    let mut tries = 20;
+    loop {
+        tries -= 1;
+        // SAFETY: plain integers.
+        match check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, seals) }) {
+            Err(Errno(libc::EBUSY)) if tries > 0 => {}
+            sealed => return sealed.map(drop),
+        }
+    }
 }

@@ -10,11 +10,11 @@ use crate::random;
 use crate::spawner::client::CallError;
 use crate::spawner::protocol::{Answer, Ask};
 use agent_kernel::plan::EgressPlan;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 /// By name.
@@ -60,7 +60,7 @@ fn seal(texts: &Texts) -> io::Result<OwnedFd> {
     let memory = memfd_create("gpve-secrets", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = File::from(memory);
     file.write_all(&serde_json::to_vec(texts)?)?;
-    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    agent_kernel::sys::seal(file.as_raw_fd())?;
     Ok(file.into())
 }
 

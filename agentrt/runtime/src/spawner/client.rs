@@ -2,7 +2,7 @@
 
 use super::protocol::{Answer, Ask, MOST_BYTES, Reply, Request, VERSION};
 use super::{server, wire};
-use rustix::fs::{FlockOperation, MemfdFlags, SealFlags, fcntl_add_seals, flock, memfd_create};
+use rustix::fs::{FlockOperation, MemfdFlags, flock, memfd_create};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use std::collections::HashMap;
 use std::fs::File;
@@ -62,7 +62,7 @@ pub fn seal(path: &Path) -> io::Result<OwnedFd> {
     let mut program = File::open(path)?;
     let mut memory = File::from(memfd_create("gpve-spawner", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
     io::copy(&mut program, &mut memory)?;
-    fcntl_add_seals(&memory, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    agent_kernel::sys::seal(memory.as_raw_fd())?;
     Ok(memory.into())
 }
 

@@ -89,12 +89,20 @@ def native(path):
 
 def keep_secret(name, text):
     """A sealed file in memory, and the number of its descriptor."""
+    import errno
     import fcntl
 
     fd = os.memfd_create(name, os.MFD_ALLOW_SEALING | getattr(os, "MFD_NOEXEC_SEAL", 8))
     os.write(fd, text.encode())
     os.lseek(fd, 0, os.SEEK_SET)
-    fcntl.fcntl(fd, 1033, 0x1 | 0x2 | 0x4 | 0x8)  # F_ADD_SEALS: seal, shrink, grow, write
+    for last in (False,) * 20 + (True,):
+        try:
+            fcntl.fcntl(fd, 1033, 0x1 | 0x2 | 0x4 | 0x8)  # F_ADD_SEALS: seal, shrink, grow, write
+            break
+        except OSError as error:
+            # The kernel itself may hold a page for a moment.
+            if last or error.errno != errno.EBUSY:
+                raise
     os.set_inheritable(fd, True)
     return fd
 
