@@ -295,8 +295,6 @@ async def _keep(control: Control) -> None:
         if time.monotonic() - trimmed > TRIM_S:
             # What a burst of work took of the heap is given back: up to a tenth of a second, in a thread.
             await asyncio.get_running_loop().run_in_executor(None, ctypes.CDLL(None).malloc_trim, 0)
-            # Loading compiled code for a first question has read the compiler again.
-            _give_back_the_compiler()
             trimmed = time.monotonic()
         METRICS.tasks.set(control.engine.in_hand)
         METRICS.sessions.set(len(control.nodes.sessions))

@@ -23,7 +23,10 @@ pub fn copy_in(
     archive: impl Read,
     limits: &Limits,
 ) -> Result<Copied> {
-    let place = place(directory, path, Some(owner))?;
+    unpack(&place(directory, path, Some(owner))?, owner, archive, limits)
+}
+
+fn unpack(place: &OwnedFd, owner: (u32, u32), archive: impl Read, limits: &Limits) -> Result<Copied> {
     Unpacker::workspace(place.as_raw_fd(), owner).unpack(&mut Reader::new(archive, *limits))
 }
 
@@ -70,7 +73,7 @@ pub fn replace(
     let top = sys::openat2(place.as_raw_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0, BENEATH);
     let top = top.map_err(|errno| ArchiveError::io("opening the directory", errno))?;
     clear(top.as_raw_fd()).map_err(|errno| ArchiveError::io("clearing the directory", errno))?;
-    Unpacker::workspace(place.as_raw_fd(), owner).unpack(&mut Reader::new(archive, *limits))
+    unpack(&place, owner, archive, limits)
 }
 
 /// Put a snapshot in the place of what is in `directory`.

@@ -21,11 +21,12 @@ const TRIES: u32 = 3;
 impl Agent {
     /// Starts a run. With a ticket somebody asked for it and is told; without, a restart is due.
     pub(super) async fn start(&mut self, ticket: Option<Ticket>) {
-        if let (Err(_), None) = (self.check_lease(), &ticket) {
+        let lease = self.check_lease();
+        if lease.is_err() && ticket.is_none() {
             return self.end_at_rest(Exit::new(Reason::Lease, "the lease of its host was over")).await;
         }
         let loaded = self.load_plan();
-        let (plan, _) = match self.check_lease().and(self.check_secrets()).and(loaded) {
+        let (plan, _) = match lease.and(self.check_secrets()).and(loaded) {
             Ok(plan) => plan,
             Err(fault) => match ticket {
                 Some(ticket) => return ticket.end(Outcome::Failed(fault)),

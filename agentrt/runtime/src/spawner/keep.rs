@@ -23,8 +23,8 @@ impl Keep {
         (Answer::Done, Vec::new())
     }
 
-    pub(super) fn orders(&mut self, agent: &str, orders: &OwnedFd) {
-        self.orders.extend(orders.try_clone().ok().map(|orders| (agent.to_owned(), orders)));
+    pub(super) fn orders(&mut self, agent: &str, orders: Option<&OwnedFd>) {
+        self.orders.extend(orders.and_then(|orders| orders.try_clone().ok()).map(|orders| (agent.to_owned(), orders)));
     }
 
     pub(super) fn kept_secrets(&self, agent: &str) -> (Answer, Vec<OwnedFd>) {

@@ -179,17 +179,16 @@ impl Sandboxes {
             self.seeds.insert(agent.clone(), Held { seed, orders, takes_orders: false });
         }
         match settled.and_then(|launched| Ok(Born { egress, ..born(launched, orders)? })) {
-            Ok(born) => self.launched(&agent, born),
+            Ok(born) => {
+                self.keep.orders(&agent, born.orders.as_ref());
+                self.launched(&agent, born)
+            }
             Err(sentence) => (Answer::Failed(sentence), Vec::new()),
         }
     }
 
-    fn launched(&mut self, agent: &str, born: Born) -> (Answer, Vec<OwnedFd>) {
+    fn launched(&self, agent: &str, born: Born) -> (Answer, Vec<OwnedFd>) {
         let Born { pid, start_ticks, pidfd, enforced, orders, egress } = born;
-        // A seed gives up when its daemon does.
-        if let (Some(orders), None) = (&orders, self.seeds.get(agent).filter(|held| held.takes_orders)) {
-            self.keep.orders(agent, orders);
-        }
         let top = self.workspaces.get(agent).and_then(|w| w.top().try_clone_to_owned().ok());
         let beside = [top.is_some(), egress.is_some(), orders.is_some()];
         let fds = [Some(pidfd), top, egress, orders].into_iter().flatten().collect();
@@ -295,6 +294,9 @@ impl Sandboxes {
             let plan = prepared.plan();
             let seed = Seed::new(launched.pid, plan, &identity).map_err(|e| e.to_string())?;
             self.seeds.insert(ask.agent.clone(), Held { seed, orders: ours, takes_orders: true });
+        }
+        if ask.kind == Kind::Waiting {
+            self.keep.orders(&ask.agent, ours.as_ref());
         }
         Ok(Made::Born(Born { egress, ..born(launched, ours)? }))
     }

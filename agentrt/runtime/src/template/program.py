@@ -95,13 +95,13 @@ def keep_secret(name, text):
     fd = os.memfd_create(name, os.MFD_ALLOW_SEALING | getattr(os, "MFD_NOEXEC_SEAL", 8))
     os.write(fd, text.encode())
     os.lseek(fd, 0, os.SEEK_SET)
-    for last in (False,) * 20 + (True,):
+    for tries_left in range(20, -1, -1):
         try:
             fcntl.fcntl(fd, 1033, 0x1 | 0x2 | 0x4 | 0x8)  # F_ADD_SEALS: seal, shrink, grow, write
             break
         except OSError as error:
             # The kernel itself may hold a page for a moment.
-            if last or error.errno != errno.EBUSY:
+            if not tries_left or error.errno != errno.EBUSY:
                 raise
     os.set_inheritable(fd, True)
     return fd
