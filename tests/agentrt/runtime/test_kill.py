@@ -278,6 +278,7 @@ class Client(threading.Thread):
             claim = pb.ClaimRequest(request_id=key, id=id, template=self.template, argv=["-c", CLAIMED])
             self.pid = self.ask("Claim", claim).agent.pid
             self.state, self.runs = "running", 1
+            until(self.began)
         elif self.state == "none":
             self.ask("Create", pb.CreateRequest(request_id=key, id=id, spec=pb.AgentSpec(argv=COUNTED)))
             self.state, self.runs = "created", 0
@@ -309,6 +310,13 @@ class Client(threading.Thread):
             self.ask("Resume", pb.ResumeRequest(request_id=key, id=id))
             self.state = "running"
         self.check()
+
+    def began(self) -> bool:
+        """Whether what was claimed does what it was told, whoever was killed before it could be told to begin."""
+        try:
+            return runs(self.d, self.id) == 1
+        except (grpc.RpcError, ValueError, AttributeError):
+            return False
 
     def check(self) -> None:
         agents = self.ask("List", pb.ListRequest()).agents
