@@ -44,6 +44,10 @@ packages:
 	  echo "  packages               mariadb-server"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mariadb-server >/dev/null; } || \
 	  echo "  packages               mariadb-server could not be installed: the tests that need it are skipped" >&2
+	@command -v strace >/dev/null || { \
+	  echo "  packages               strace"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq strace >/dev/null; } || \
+	  echo "  packages               strace could not be installed: the tests that need it are skipped" >&2
 
 lab: $(VENV)/.lab-$(WANTED) ## Replay a generated GPU trace under several policies; leaves plots and a table in out/lab
 	@$(BIN)/gpve lab --out out/lab
