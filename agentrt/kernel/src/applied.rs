@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::launch::Launch;
+use crate::launch::request::Launch;
 use crate::plan::{Missing, Plan};
 use crate::policy::Level;
 

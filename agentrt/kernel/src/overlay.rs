@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use crate::error::LaunchError;
-use crate::launch::Identity;
+use crate::identity::Identity;
 use crate::root::{Recipe, c};
 use crate::sys::{self, Side, attr};
 

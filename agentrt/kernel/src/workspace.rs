@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::error::LaunchError;
-use crate::launch::Identity;
+use crate::identity::Identity;
 use crate::plan::{Plan, WorkspacePlan};
 use crate::policy::WorkspaceKind;
 use crate::root::{c, relative};

@@ -1,6 +1,6 @@
 //! What all agents of a daemon share.
 
-use crate::agent::Shared;
+use crate::agent::shared::Shared;
 use crate::fault::{Fault, exhausted, not_found};
 use crate::plans::Plans;
 use crate::spawner::client::Spawner;

@@ -1,6 +1,6 @@
 //! How a check asks: a program in the sandbox, HTTP or TCP in its network, heartbeats, or progress.
 
-use crate::agent::Shared;
+use crate::agent::shared::Shared;
 use crate::exec::{self, ExecPlan};
 use crate::spawner::client::{CallError, PlanText, Spawner};
 use crate::spawner::protocol::{Answer, Ask, Program, Who};

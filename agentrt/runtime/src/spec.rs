@@ -43,6 +43,24 @@ impl Settings {
     }
 }
 
+/// What a check is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Startup,
+    Readiness,
+    Liveness,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Startup => "startup",
+            Kind::Readiness => "readiness",
+            Kind::Liveness => "liveness",
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Check {
     pub probe: Probe,

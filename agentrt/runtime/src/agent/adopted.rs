@@ -5,8 +5,7 @@ use crate::clock;
 use crate::process;
 use crate::spawner::protocol::{Answer, Ask};
 use crate::state::{Exit, Reason, State};
-use crate::store::record::RequestNote;
-use crate::store::requests::Outcome;
+use crate::store::requests::{Outcome, RequestNote};
 use std::os::fd::AsFd;
 
 impl Agent {

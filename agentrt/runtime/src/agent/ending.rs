@@ -2,8 +2,8 @@
 
 use super::{Agent, Await, blocking};
 use crate::state::{Exit, Next, Reason, State};
-use crate::store::record::{Ending, RequestNote};
-use crate::store::requests::Outcome;
+use crate::store::record::Ending;
+use crate::store::requests::{Outcome, RequestNote};
 use crate::{clock, random, status};
 use agent_kernel::cgroup::{Cgroup, Stats};
 use rustix::process::{Signal, pidfd_send_signal};

@@ -1,30 +1,14 @@
 //! An agent that others are forked from: where it stands, and whether it can be forked there.
 
-use super::secrets::Texts;
+use super::shared::Origin;
 use super::{Agent, blocking};
 use crate::fault::{Fault, precondition};
-use crate::pb;
 use crate::spawner::client::CallError;
 use crate::spawner::protocol::Ask;
 use crate::state::State;
-use crate::store::record::{Instance, Limits};
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 /// Its init and its program.
 const ALONE: usize = 2;
-
-/// What forks of an agent begin with.
-pub struct Origin {
-    pub instance: Instance,
-    /// The top of its workspace.
-    pub workspace: OwnedFd,
-    pub spec: Arc<pb::AgentSpec>,
-    pub limits: Limits,
-    pub placeholders: BTreeMap<String, String>,
-    pub secrets: Texts,
-}
 
 impl Agent {
     /// Refuses what cannot be forked, in one sentence.

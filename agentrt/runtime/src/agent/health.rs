@@ -6,25 +6,8 @@
 use super::{Agent, Command};
 use crate::clock;
 use crate::probe;
-use crate::spec::{Check, Probe, Settings};
+use crate::spec::{Check, Kind, Probe, Settings};
 use crate::state::{Reason, State};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Startup,
-    Readiness,
-    Liveness,
-}
-
-impl Kind {
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Startup => "startup",
-            Kind::Readiness => "readiness",
-            Kind::Liveness => "liveness",
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Watch {

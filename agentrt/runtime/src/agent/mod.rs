@@ -7,160 +7,26 @@ mod fork;
 pub mod health;
 mod run;
 pub mod secrets;
+pub mod shared;
 mod timers;
 mod verbs;
 mod workspace;
 
-pub use fork::Origin;
+pub use shared::{Command, Grant, Origin, Place, Session, Shared, Verb};
 
+use crate::clock;
 use crate::context::Context;
 use crate::fault::{Fault, internal};
-use crate::spawner::client::{PlanText, Spawner};
-use crate::spawner::protocol::Who;
-use crate::spec::Settings;
+use crate::spawner::client::PlanText;
 use crate::state::{Exit, State};
-use crate::store::record::{Event, Record, RequestNote};
-use crate::store::requests::{Outcome, Ticket};
-use crate::{clock, pb};
+use crate::store::record::{Event, Record};
+use crate::store::requests::{Outcome, RequestNote, Ticket};
 use agent_kernel::cgroup::{Cgroup, Handle};
 use agent_kernel::plan::Plan;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot, watch};
-
-/// What others see of an agent, and how they reach it.
-pub struct Shared {
-    pub id: String,
-    pub dir: PathBuf,
-    pub spec: Arc<pb::AgentSpec>,
-    pub settings: Settings,
-    record: Mutex<Record>,
-    revision: watch::Sender<u64>,
-    commands: mpsc::Sender<Command>,
-    /// Execs and attaches that go on.
-    pub sessions: AtomicU32,
-    /// Held by whoever has it forked: one after the other.
-    pub forks: tokio::sync::Mutex<()>,
-}
-
-pub enum Verb {
-    Start,
-    Stop { grace_ms: Option<u64> },
-    Kill { signal: i32 },
-    Pause,
-    Resume,
-    Update(crate::store::record::Limits),
-    Delete { force: bool },
-}
-
-pub enum Command {
-    Verb(Verb, Ticket),
-    /// A check's answer, of the run in which it was asked.
-    Probed {
-        run: u64,
-        kind: health::Kind,
-        result: Result<(), String>,
-    },
-    /// Somebody wants in: what they need, after an idle agent was woken.
-    Enter(oneshot::Sender<Result<Grant, Fault>>),
-    /// Somebody wants to copy: the workspace, whether the agent runs or not.
-    Workspace(oneshot::Sender<Result<Place, Fault>>),
-    /// Somebody wants forks of it.
-    Fork(oneshot::Sender<Result<Origin, Fault>>),
-    /// Journal an event that changes no state.
-    Note {
-        kind: &'static str,
-        detail: String,
-    },
-}
-
-/// What an exec needs of a running agent. As long as it lives the agent is not idle.
-pub struct Grant {
-    pub pid: i32,
-    pub pidfd: OwnedFd,
-    pub plan: Arc<PlanText>,
-    pub cgroup: Vec<u8>,
-    pub who: Who,
-    /// That can enter the agent's sandbox.
-    pub spawner: Spawner,
-    /// The agent's own environment.
-    pub env: Vec<(String, String)>,
-    /// User and group id, outside, of the agent.
-    pub owner: (u32, u32),
-    pub run: u64,
-    _session: Session,
-}
-
-/// A workspace to copy into and out of.
-pub struct Place {
-    pub directory: OwnedFd,
-    /// What a path in the workspace begins with beneath the directory.
-    pub prefix: &'static str,
-    /// User and group that own what is copied in.
-    pub owner: (u32, u32),
-    _session: Session,
-}
-
-pub struct Session(Arc<Shared>);
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Shared {
-    pub fn new(
-        dir: PathBuf,
-        spec: Arc<pb::AgentSpec>,
-        settings: Settings,
-        record: Record,
-    ) -> (Arc<Shared>, mpsc::Receiver<Command>) {
-        let (commands, receiver) = mpsc::channel(64);
-        let revision = watch::channel(record.rev).0;
-        let id = record.id.clone();
-        let record = Mutex::new(record);
-        (
-            Arc::new(Shared {
-                id,
-                dir,
-                spec,
-                settings,
-                record,
-                revision,
-                commands,
-                sessions: AtomicU32::new(0),
-                forks: Default::default(),
-            }),
-            receiver,
-        )
-    }
-
-    pub fn record(&self) -> Record {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn state(&self) -> State {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).state
-    }
-
-    /// Changes with every change of the agent; closed when it is deleted.
-    pub fn watch(&self) -> watch::Receiver<u64> {
-        self.revision.subscribe()
-    }
-
-    pub async fn send(&self, command: Command) -> Result<(), Fault> {
-        self.commands.send(command).await.map_err(|_| crate::fault::not_found(format!("agent {} was deleted", self.id)))
-    }
-
-    pub fn enter(self: &Arc<Self>) -> Session {
-        self.sessions.fetch_add(1, Ordering::Relaxed);
-        Session(self.clone())
-    }
-}
+use tokio::sync::mpsc;
 
 /// A run of the agent's program: what lives in the daemon only as long as the sandbox does.
 pub struct Run {

@@ -1,7 +1,7 @@
 //! `gpve-agentrt fork`.
 
 use super::client::{Client, json, said};
-use super::run::pairs;
+use super::given::pairs;
 use crate::pb;
 use clap::Args;
 use std::process::ExitCode;

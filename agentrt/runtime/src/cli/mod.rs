@@ -4,6 +4,7 @@ mod act;
 mod client;
 mod fork;
 mod forward;
+mod given;
 mod image;
 mod policy;
 mod run;

@@ -57,7 +57,7 @@ pub struct Events {
 }
 
 pub async fn ps(client: &mut Client, args: Ps) -> Done {
-    let labels = super::run::pairs("label", &args.label)?;
+    let labels = super::given::pairs("label", &args.label)?;
     let request = pb::ListRequest { labels, full: args.json, ..Default::default() };
     let agents = client.list(request).await.map_err(said)?.into_inner().agents;
     if args.json {

@@ -1,7 +1,8 @@
 //! Templates, and agents claimed from them.
 
 use super::client::{Client, json, said};
-use super::run::{Then, pairs, secrets};
+use super::given::{pairs, secrets};
+use super::run::Then;
 use crate::pb;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;

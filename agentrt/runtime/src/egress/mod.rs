@@ -4,6 +4,7 @@
 //! agent's network before anything of the agent ran, and that a process of its own (`gpve-agentrt egress-proxy`) serves:
 //! HTTP CONNECT, plain HTTP and SOCKS5. What a stranger may write to us is parsed there, with no other rights at stake.
 
+mod agent;
 pub mod client;
 pub mod destination;
 pub mod http;

@@ -1,10 +1,11 @@
 //! The proxy's process: takes listening sockets from the daemon, and serves who connects to them.
 
+use super::agent::Agent;
 use super::destination::{Destination, Host, is_internal, is_never};
 use super::http::{self, Request};
 use super::outward::Outward;
 use super::secret::Towards;
-use super::{Ask, Terms, Usage, relay, socks};
+use super::{Ask, relay, socks};
 use crate::spawner::{protocol::MOST_BYTES, wire};
 use std::collections::HashMap;
 use std::io;
@@ -24,57 +25,8 @@ use tokio_rustls::client::TlsStream;
 /// A client says what it wants within this time.
 const TO_ASK: Duration = Duration::from_secs(10);
 const TO_CONNECT: Duration = Duration::from_secs(10);
-/// Denied destinations that are told apart.
-const NAMES: usize = 64;
 /// The descriptor on which the daemon speaks.
 const CONTROL: i32 = 3;
-
-/// One agent, to the proxy.
-pub struct Agent {
-    id: String,
-    terms: Terms,
-    outward: Arc<Outward>,
-    usage: Mutex<Usage>,
-    /// When what was moved so far is paid for.
-    paid: Mutex<Instant>,
-}
-
-impl Agent {
-    pub fn deny(&self, what: &str) {
-        let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = usage.denied.contains_key(what) || usage.denied.len() < NAMES;
-        let count = usage.denied.entry(if known { what.to_owned() } else { "(others)".into() }).or_default();
-        *count += 1;
-        if *count == 1 {
-            eprintln!("egress of agent {}: denied: {what}", self.id);
-        }
-    }
-
-    pub async fn sent(&self, bytes: usize) {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner).bytes_out += bytes as u64;
-        self.pay(bytes).await;
-    }
-
-    pub async fn fetched(&self, bytes: usize) {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner).bytes_in += bytes as u64;
-        self.pay(bytes).await;
-    }
-
-    /// Waits as long as the bytes are worth.
-    async fn pay(&self, bytes: usize) {
-        let rate = self.terms.limits.bytes_per_s;
-        if rate == 0 || bytes == 0 {
-            return;
-        }
-        let price = Duration::from_secs_f64(bytes as f64 / rate as f64);
-        let until = {
-            let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
-            *paid = (*paid).max(Instant::now()) + price;
-            *paid
-        };
-        tokio::time::sleep_until(until).await;
-    }
-}
 
 /// Runs until the daemon is gone. `authorities`: whom it trusts where it speaks TLS itself.
 pub fn run(authorities: PathBuf) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! Bytes between an agent and whom it may talk to, counted and held to a rate.
 
+use super::agent::Agent;
 use super::http::{Body, Chunks};
-use super::proxy::Agent;
 use super::secret::Veil;
 use super::tls::{Hello, hello};
 use std::io;

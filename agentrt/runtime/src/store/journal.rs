@@ -3,7 +3,8 @@
 //! Lines of JSON in segments named by the first sequence number in them. A segment's first line tells the revision of every
 //! agent, so the kept segments alone say which changes of state have their line. A torn last line is cut off.
 
-use super::record::{Event, RequestNote};
+use super::record::Event;
+use super::requests::RequestNote;
 use crate::clock;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};

@@ -77,16 +77,6 @@ impl Limits {
     }
 }
 
-/// The request that led to a change, and, when it has ended with the change, how.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RequestNote {
-    pub id: String,
-    pub verb: String,
-    pub body: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<super::requests::Outcome>,
-}
-
 /// An event, as it stands in the journal; `seq` is given there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -102,7 +92,7 @@ pub struct Event {
     pub detail: String,
     pub at_unix_ms: i64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub requests: Vec<RequestNote>,
+    pub requests: Vec<super::requests::RequestNote>,
 }
 
 /// What an agent was before it was claimed: its cgroup, its workspace and its user ids stay those.
@@ -150,7 +140,7 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub placeholders: BTreeMap<String, String>,
     /// Requests whose end is still to come; they end with a later change.
-    pub open: Vec<RequestNote>,
+    pub open: Vec<super::requests::RequestNote>,
     pub event: Option<Event>,
 }
 

@@ -1,6 +1,5 @@
 //! Request ids: each verb has its effect once, however often it is asked for.
 
-use super::record::RequestNote;
 use crate::fault::{Fault, exists};
 use crate::state::Exit;
 use serde::{Deserialize, Serialize};
@@ -23,6 +22,16 @@ pub enum Outcome {
     },
     Ran(Exit),
     Failed(Fault),
+}
+
+/// The request that led to a change, and, when it has ended with the change, how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestNote {
+    pub id: String,
+    pub verb: String,
+    pub body: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
 }
 
 /// A fingerprint of a request's body (FNV-1a), the same in every version of the daemon.
