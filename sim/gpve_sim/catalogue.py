@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpve.model import InputError, Nodes
+from gpve_sim.manifest import whole
 from gpve_sim.readers import reader_for, reader_named
 from gpve_sim.readers.nodes import read_nodes
 from gpve_sim.trace import Trace
@@ -91,8 +92,6 @@ def cache_folder() -> Path:
 
 def find(entry: Entry) -> Path | None:
     """The file or folder of an entry; None where it is not on this machine."""
-    from gpve_sim.pull import whole
-
     for folder in folders():
         if entry.needs:
             # Half a data set would draw other agents by the same seed.

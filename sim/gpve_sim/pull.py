@@ -1,8 +1,7 @@
 """`gpve traces pull`: fetch public traces into the folder of traces, and check every byte.
 
-The manifest (traces/manifest.toml) says repository, commit, path, licence and the SHA-256 of each file. A file
-appears under its name when its content has that hash; what is there already and right is not fetched again, so an
-interrupted pull goes on where it stopped.
+A file appears under its name when its content has the hash that the manifest gives; what is there already and right is
+not fetched again, so an interrupted pull goes on where it stopped.
 """
 
 import hashlib
@@ -16,11 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from gpve.model import InputError
 from gpve_sim.catalogue import ENTRIES, GENERATED, cache_folder
-from gpve_sim.committed import data_file, read_toml
+from gpve_sim.manifest import Dataset, File, manifest
 from gpve_sim.readers.content import sha256_of_file
 
 PUBLIC = "https://raw.githubusercontent.com"
@@ -32,29 +30,6 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class File:
-    """One file of a data set."""
-
-    place: str
-    """Path under the folder of traces."""
-    url_path: str
-    """repository/commit/path."""
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """One data set of the manifest."""
-
-    name: str
-    licence: str
-    notes: tuple[str, ...]
-    """What cannot be pulled, and why."""
-    files: tuple[File, ...]
-
-
-@dataclass(frozen=True)
 class Pulled:
     """What a pull did."""
 
@@ -63,19 +38,6 @@ class Pulled:
     kept: int
     licence: str
     notes: tuple[str, ...]
-
-
-def manifest(path: Path | None = None) -> dict[str, Dataset]:
-    """Data sets by name, from the committed manifest or the one at ``path``."""
-    return {name: _dataset(name, entry) for name, entry in read_toml(path or data_file("manifest.toml")).items()}
-
-
-def whole(dataset: str, folder: Path) -> bool:
-    """Whether ``folder`` holds all of a data set: its bundle, or each of its files."""
-    if any((folder / dataset).glob("*.tar.gz")):
-        return True
-    places = (folder / file.place for file in manifest()[dataset].files)
-    return all(place.exists() or place.with_name(place.name + ".gz").exists() for place in places)
 
 
 def pull(
@@ -119,15 +81,6 @@ def _needed(name: str, known: dict[str, Dataset]) -> list[str]:
     if name in GENERATED or name.startswith("generated/"):
         raise InputError(f"{name} is generated on the spot: nothing to pull")
     raise InputError(f"unknown data set {name!r}; known: {', '.join(known)}")
-
-
-def _dataset(name: str, entry: dict[str, Any]) -> Dataset:
-    prefix = entry["prefix"]
-    files = tuple(
-        File(f"{name}/{here or path}", f"{entry['repository']}/{entry['commit']}/{prefix}{path}", size, digest)
-        for here, path, size, digest in entry["files"]
-    )
-    return Dataset(name, entry["licence"], tuple(entry["notes"]), files)
 
 
 def _fetch(file: File, target: Path, base_url: str, step: Callable[[int], None] | None) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from gpve_sim.catalogue import load
-from gpve_sim.pull import Dataset, File, manifest, pull
+from gpve_sim.manifest import Dataset, File, manifest
+from gpve_sim.pull import pull
 
 from gpve.model import InputError
 from tests.lab.traces_here import need

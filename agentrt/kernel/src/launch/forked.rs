@@ -377,27 +377,6 @@ impl Parcel {
     }
 }
 
-/// In init: hear who the agent's program is, and where its denials are told.
-pub(super) fn await_program(link: &OwnedFd, notes: bool) -> Result<(i32, Option<OwnedFd>), LaunchError> {
-    let failed = |what: &'static str| move |errno| LaunchError::new("seed", what, errno);
-    let mut pid = [0u8; 4];
-    if sys::read(link.as_raw_fd(), &mut pid).map_err(failed("hearing from its child"))? != 4 {
-        return Err(LaunchError::refused("seed", "it could not make a child, or its child could not enter"));
-    }
-    let listener = if notes {
-        Some(
-            main_process::receive_descriptor(link.as_raw_fd(), 0)
-                .map_err(failed("receiving the filter's descriptor"))?,
-        )
-    } else {
-        None
-    };
-    if sys::read(link.as_raw_fd(), &mut [0u8; 1]).map_err(failed("hearing from its child"))? != 1 {
-        return Err(LaunchError::refused("seed", "its child could not be confined"));
-    }
-    Ok((i32::from_le_bytes(pid), listener))
-}
-
 /// From raw descriptors that were received and are owned by nobody else.
 ///
 /// # Safety

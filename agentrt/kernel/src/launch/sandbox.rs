@@ -48,7 +48,7 @@ pub(super) fn run_for_fork(
     let started = enter(launch, Some(tree), doors, go).and_then(|last| {
         enter_last(last)?;
         let _ = sys::write(report.as_raw_fd(), b"R");
-        let (pid, notes) = super::forked::await_program(&link, launch.prepared.plan.record_denials)?;
+        let (pid, notes) = await_program(&link, launch.prepared.plan.record_denials)?;
         let pidfd = sys::pidfd_open(pid).map_err(|errno| LaunchError::new("seed", "opening its child", errno))?;
         Ok((init::Main::Adopted(pid, pidfd), notes))
     });
@@ -165,4 +165,25 @@ fn enter_root(launch: &Launch, tree: Option<OwnedFd>) -> Result<(), LaunchError>
     sys::pivot_here().map_err(failed("pivoting to the root"))?;
     // Our own places are made; from here on the root is read-only.
     sys::set_attributes(sys::HERE, c"/", false, sys::attr::RDONLY, 0).map_err(failed("making the root read-only"))
+}
+
+/// In init: hear who the agent's program is, and where its denials are told.
+fn await_program(link: &OwnedFd, notes: bool) -> Result<(i32, Option<OwnedFd>), LaunchError> {
+    let failed = |what: &'static str| move |errno| LaunchError::new("seed", what, errno);
+    let mut pid = [0u8; 4];
+    if sys::read(link.as_raw_fd(), &mut pid).map_err(failed("hearing from its child"))? != 4 {
+        return Err(LaunchError::refused("seed", "it could not make a child, or its child could not enter"));
+    }
+    let listener = if notes {
+        Some(
+            main_process::receive_descriptor(link.as_raw_fd(), 0)
+                .map_err(failed("receiving the filter's descriptor"))?,
+        )
+    } else {
+        None
+    };
+    if sys::read(link.as_raw_fd(), &mut [0u8; 1]).map_err(failed("hearing from its child"))? != 1 {
+        return Err(LaunchError::refused("seed", "its child could not be confined"));
+    }
+    Ok((i32::from_le_bytes(pid), listener))
 }
