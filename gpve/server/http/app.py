@@ -4,24 +4,21 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import orjson
-from fastapi import Depends, FastAPI, Header, Request, Response
-from fastapi.dependencies.models import Dependant
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpve import __version__
 from gpve.model.errors import InputError
-from gpve.server.access import Wish
 from gpve.server.control import Control
+from gpve.server.http import cluster, guests, streams
+from gpve.server.http.operation import Json, authenticated
 from gpve.server.http.shapes import ProblemDetails
 from gpve.server.metrics import METRICS
 from gpve.server.problems import Problem, problem_of
@@ -33,10 +30,6 @@ LOG = logging.getLogger(__name__)
 PREFIX = "/api/v1"
 LONGEST_BODY = 1 << 20
 """Bytes."""
-DEEPEST = 32
-"""Levels of a JSON document."""
-BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{\]}]', re.DOTALL)
-"""Strings and brackets; a string that does not end goes to the end, or hostile bodies take a time that is quadratic."""
 TASK = re.compile(PREFIX + r"/tasks/([0-9]+)")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -60,68 +53,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 """What any operation may answer instead."""
 
 
-class Json(JSONResponse):
-    """JSON, made by orjson."""
-
-    def render(self, content: Any) -> bytes:
-        """Bytes of it."""
-        return orjson.dumps(content)
-
-
-class Strict(APIRoute):
-    """A route whose JSON bodies are read with a bound on their depth, and that knows its query parameters."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """As FastAPI's."""
-        handle = super().get_route_handler()
-        known = _queries(self.dependant)
-
-        async def handler(request: Request) -> Response:
-            for name in request.query_params:
-                if name not in known:
-                    wanted = ", ".join(sorted(known)) or "none"
-                    raise Problem(
-                        422, "bad-field", f"query: no parameter {name!r} here; known: {wanted}", [(name, "unknown")]
-                    )
-            return await handle(_Shallow(request.scope, request.receive))
-
-        return handler
-
-
-def _queries(dependant: Dependant) -> set[str]:
-    """The query parameters of an operation and of what it depends on."""
-    ours = {field.alias for field in dependant.query_params}
-    return ours.union(*map(_queries, dependant.dependencies))
-
-
-class _Shallow(Request):
-    async def json(self) -> Any:
-        """The body; what is no JSON, or too deep, is a `Problem`."""
-        body = await self.body()
-        if _depth(body) > DEEPEST:
-            raise Problem(422, "bad-field", f"body: deeper than {DEEPEST} levels", [("body", "too deep")])
-        try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise Problem(400, "bad-request", f"body: no JSON: {error}", [("body", str(error))]) from None
-
-
-def _depth(body: bytes) -> int:
-    """How deep brackets are nested at the most, strings left out; broken documents may count for more."""
-    depth = deepest = 0
-    for bracket in BRACKETS.findall(body):
-        if bracket in (b"[", b"{"):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif bracket in (b"]", b"}"):
-            depth -= 1
-    return deepest
-
-
 def build(control: Control) -> FastAPI:
     """The application of one server."""
-    from gpve.server.http import cluster, guests, streams
-
     app = FastAPI(
         title="GPVE",
         version=__version__,
@@ -144,42 +77,6 @@ def build(control: Control) -> FastAPI:
         app.add_exception_handler(kind, _told)
     app.add_middleware(Bounds, control=control)
     return app
-
-
-bearer = HTTPBearer(auto_error=False, description="A token of the API: `gpve token create NAME`.")
-
-
-async def authenticated(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-) -> str:
-    """Whose token it is; else 401."""
-    control: Control = request.app.state.control
-    name = None if credentials is None else await control.tokens.caller(credentials.credentials)
-    if name is None:
-        raise Problem(401, "unauthenticated", "say Authorization: Bearer TOKEN, with a token that is valid")
-    request.scope["actor"] = name
-    return name
-
-
-async def control_of(request: Request) -> Control:
-    """The use cases behind this application."""
-    control: Control = request.app.state.control
-    return control
-
-
-Cases = Annotated[Control, Depends(control_of)]
-IdempotencyKey = Annotated[
-    str | None, Header(description="The same key is the same task.", min_length=1, max_length=128, pattern=r"^[!-~]+$")
-]
-IfMatch = Annotated[str | None, Header(description='The guest\'s ETag, as `"57"`.', pattern=r'^(W/)?"[0-9]{1,15}"$')]
-
-
-async def wish_of(
-    request: Request, idempotency_key: IdempotencyKey = None, if_match: IfMatch = None, project: str = "default"
-) -> Wish:
-    """On whose behalf a change is made, and on which conditions."""
-    revision = None if if_match is None else int(if_match.removeprefix("W/").strip('"'))
-    return Wish(request.scope["actor"], project, idempotency_key, revision)
 
 
 def _response(request: Request, problem: Problem) -> Response:

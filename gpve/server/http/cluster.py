@@ -2,14 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from prometheus_client import generate_latest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from gpve.server.access import Wish
 from gpve.server.http import shapes
-from gpve.server.http.app import Cases, Json, Strict, wish_of
-from gpve.server.http.guests import Page, Size, Text, accepted
+from gpve.server.http.operation import Asked, Cases, Json, Page, Size, Strict, TaskNumber, Text, WishOf, accepted
 from gpve.server.http.shapes import (
     Ca,
     Drain,
@@ -29,17 +27,9 @@ from gpve.server.http.shapes import (
 )
 from gpve.server.policies import CLUSTER
 
-TaskNumber = Annotated[int, Path(description="The task's number.", ge=1, le=1 << 53)]
 NodeName = Annotated[str, Path(description="The node's name.", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 ProjectName = Annotated[str, Path(description="The project.", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 Limit = Annotated[int | None, Field(ge=0, le=1 << 53)]
-WishOf = Annotated[Wish, Depends(wish_of)]
-
-
-class Asked(BaseModel):
-    """A request's body; unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Cancel(Asked):

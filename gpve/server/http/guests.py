@@ -4,23 +4,18 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Query, Response
+from fastapi import APIRouter, Body, Header, Response
 from pydantic import BaseModel, create_model
 
 from gpve.model.kinds import KINDS
-from gpve.server.access import Wish, flow_of
+from gpve.server.access import flow_of
 from gpve.server.control import Control, operations
 from gpve.server.http import shapes
-from gpve.server.http.app import Cases, Json, Strict, wish_of
+from gpve.server.http.operation import Cases, GuestNumber, Json, Page, Size, Strict, Text, WishOf, accepted
 from gpve.server.http.shapes import Guest, Guests, Task
 from gpve.tasks import flow as flows
 from gpve.tasks.flows.create import Created
 
-GuestNumber = Annotated[int, Path(description="The guest's number.", ge=1, le=1 << 53)]
-Page = Annotated[str | None, Query(description="`next` of the page before.", pattern=r"^[0-9]{1,15}$")]
-Size = Annotated[int, Query(description="Rows of a page.", ge=1, le=1000)]
-Text = Annotated[str | None, Query(max_length=191, pattern=r"^[ -~]*$")]
-WishOf = Annotated[Wish, Depends(wish_of)]
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is still of the revision that was named."}}
 Kind = Literal["vm", "vcluster", "agent"]
 A = {"vm": "a VM", "vcluster": "a vCluster", "agent": "an agent"}
@@ -121,11 +116,6 @@ async def _got(control: Control, kind: str | None, number: int, if_none_match: s
     if if_none_match is not None and tag in (part.strip() for part in if_none_match.split(",")):
         return Response(status_code=304, headers={"ETag": tag})
     return Json(shapes.guest(row, await control.waits_for(row)), headers={"ETag": tag})
-
-
-def accepted(row: dict[str, Any]) -> Response:
-    """202: the task has begun, or waits for its turn."""
-    return Json(shapes.task(row), 202, {"Location": f"/api/v1/tasks/{row['id']}"})
 
 
 def _create(kind: str) -> Callable[..., Awaitable[Response]]:

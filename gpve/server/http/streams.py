@@ -14,9 +14,7 @@ from gpve.server import watch
 from gpve.server.control import whole
 from gpve.server.dump import dump
 from gpve.server.http import shapes
-from gpve.server.http.app import Cases, Json, Strict
-from gpve.server.http.cluster import Asked, TaskNumber
-from gpve.server.http.guests import GuestNumber
+from gpve.server.http.operation import Asked, Cases, GuestNumber, Json, Strict, TaskNumber
 from gpve.server.problems import problem_of
 from gpve.tasks.flows.agent_program import Variable, Word, Words
 
