@@ -11,8 +11,10 @@ from typing import Any
 from gpve.node.executor import CallError, Cannot, Frame, Spent
 from gpve.node.journal import Journal
 from gpve.tasks.advance import Operation
-from gpve.world.hardware import RESULTS, VERBS, Hardware, what_runs
 from gpve.world.hardware import Cannot as HardwareCannot
+from gpve.world.hardware import Hardware
+from gpve.world.verbs import RESULTS, VERBS
+from gpve.world.verbs.nodes import what_runs
 
 KEEP = "hardware"
 

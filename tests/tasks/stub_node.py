@@ -18,7 +18,8 @@ from gpve.engine.wire import operation_from_line, outcome_to_line
 from gpve.tasks.advance import Operation
 from gpve.tasks.operations import Make, OpKey, admit, key_of
 from gpve.tasks.outcome import Done, Outcome, Refused
-from gpve.world.hardware import VERBS, Cannot, Hardware
+from gpve.world.hardware import Cannot, Hardware
+from gpve.world.verbs import VERBS
 
 
 class Appended:

@@ -9,7 +9,8 @@ import simpy
 from gpve.tasks.advance import Operation
 from gpve.tasks.operations import Make, OpKey, admit, forget, key_of
 from gpve.tasks.outcome import Done, Outcome, Refused, Unknown
-from gpve.world.hardware import RESULTS, VERBS, Cannot, Hardware
+from gpve.world.hardware import Cannot, Hardware
+from gpve.world.verbs import RESULTS, VERBS
 from gpve_sim.world.faults import Fault, Faults
 from gpve_sim.world.later import Later
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpve.model.phases import MOVES, STEADY
-from gpve.world.hardware import VERBS
+from gpve.world.verbs import VERBS
 from gpve_sim.world.scenario_cluster import ClusterSpec
 
 Act = Callable[..., str | None]
