@@ -193,6 +193,11 @@ class SqlStore:
         rows = self._select(select(found, func.count().label("count")).group_by(found))
         return {row[column]: row["count"] for row in rows}
 
+    def distinct(self, table: str, *columns: str) -> list[Row]:
+        """What different values some columns have together."""
+        found = METADATA.tables[table]
+        return self._select(select(*(found.c[column] for column in columns)).distinct())
+
     def nodes(self, revision: int, names: Collection[str]) -> list[Row]:
         """As in `gpve.world.store.Store`."""
         node = METADATA.tables["node"]
