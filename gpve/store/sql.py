@@ -69,6 +69,7 @@ class SqlStore:
             cursor.execute(self._statements.begin)
             tx = SqlTx(cursor, self._statements)
             tx.fetch(read for work in works for read in work.reads)
+            tx.fetch_ranges(asked for work in works for asked in work.ranges)
             results: list[Any] = []
             for work in works:
                 mark = len(tx.journal)
