@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from gpve import __version__
 from gpve.engine.engine import Engine
-from gpve.model.kinds import KINDS, taint_without
+from gpve.model.kinds import KINDS
 from gpve.server.access import Access, Wish, flow_of
 from gpve.server.authority import Authority
 from gpve.server.calls import Call
@@ -19,6 +19,7 @@ from gpve.server.policies import Policies
 from gpve.server.problems import Problem
 from gpve.server.projects import Projects
 from gpve.server.sessions import SessionNodes
+from gpve.server.sizes import Sizes
 from gpve.server.tokens import Tokens
 from gpve.server.tracing import Tracing
 from gpve.server.watch import Pulse
@@ -60,6 +61,7 @@ class Control:
         self.policies = policies
         self.tokens = Tokens(self.access, authority)
         self.projects = Projects(self.access, policies)
+        self.sizes = Sizes(self.access)
         self.pulse = Pulse(self.access)
         self.remote: Remote | None = None
         """How nodes are reached whose sessions other servers hold."""
@@ -69,13 +71,12 @@ class Control:
         """Whether the scheduler is warm and the engine runs."""
         self._explainer = SchedulerPlacer(policies.default, chosen=policies.chosen)
         self._explaining = threading.Lock()
-        self._largest: tuple[float, list[Row]] = (float("-inf"), [])
 
     # Tasks.
 
     async def create(self, kind: str, body: Created, wish: Wish) -> Row:
         """Submit a guest's creation."""
-        await self._could_fit(kind, body)
+        await self.sizes.check(kind, body)
         return await self.access.submit(f"{kind}_create", body, wish)
 
     async def act(self, kind: str, operation: str, guest: int, arguments: dict[str, Any], wish: Wish) -> Row:
@@ -88,27 +89,6 @@ class Control:
             first = error.errors()[0]
             raise BadBody(flow.name, ".".join(map(str, first["loc"])) or "body", first["msg"]) from None
         return await self.access.submit(flow.name, body, Wish(wish.actor, row["project"], wish.key, wish.revision))
-
-    async def _could_fit(self, kind: str, body: Created) -> None:
-        """Raise for what no node that runs this kind could hold if it were empty: it would wait for ever."""
-        rows = [row for row in await self.node_rows() if taint_without(kind) not in json.loads(row["taints"])]
-        if not rows or any(_holds(row, body) for row in rows):
-            return
-        for name in ("cpu_milli", "memory_mib"):
-            most = max(row[name] for row in rows)
-            if getattr(body, name) > most:
-                raise BadBody("create", name, f"{getattr(body, name)} is more than any node has; the largest: {most}")
-        most = max(len(json.loads(row["gpus"])) for row in rows)
-        if body.gpu_count > most:
-            raise BadBody("create", "gpu_count", f"{body.gpu_count} is more than any node has; the largest: {most}")
-        raise BadBody("create", "cpu_milli", "no node is large enough in all of CPU, memory and GPUs at once")
-
-    async def node_rows(self) -> list[Row]:
-        """All nodes, at most a second old."""
-        now = asyncio.get_running_loop().time()
-        if now - self._largest[0] > 1.0:
-            self._largest = (now, await self.access.read(self.store.rows, "node"))
-        return self._largest[1]
 
     async def task(self, number: int) -> Row:
         """A task's row. Raises `NotFound`."""
@@ -170,14 +150,14 @@ class Control:
 
     async def status(self) -> dict[str, Any]:
         """The cluster in short."""
-        nodes = await self.node_rows()
+        alive = await self.access.read(self.store.counts, "node", "alive")
         tasks = await self.access.read(self.store.counts, "task", "status")
         alarms = await self.access.read(self.store.rows, "alarm", limit=100)
         return {
             "version": __version__,
             "revision": await self.access.read(self.store.revision),
-            "nodes": len(nodes),
-            "nodes_alive": sum(row["alive"] for row in nodes),
+            "nodes": sum(alive.values()),
+            "nodes_alive": alive.get(True, 0),
             "guests": sum((await self.access.read(self.store.counts, "guest", "phase")).values()),
             "tasks": {status: count for status, count in tasks.items() if status not in CLOSED},
             "servers": sorted(await self.members.alive()),
@@ -285,9 +265,3 @@ def operations(kind: str) -> list[str]:
     assert kind in KINDS
     ours = [name.removeprefix(f"{kind}_") for name in FLOWS.names if name.startswith(f"{kind}_")]
     return [name for name in ours if name not in ("create", "recover")]
-
-
-def _holds(node: Row, body: Created) -> bool:
-    devices = [milli for milli in json.loads(node["gpus"]) if milli >= max(1, body.gpu_milli)]
-    enough = node["cpu_milli"] >= body.cpu_milli and node["memory_mib"] >= body.memory_mib
-    return bool(enough and len(devices) >= body.gpu_count)

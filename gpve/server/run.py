@@ -33,8 +33,9 @@ from gpve.server.policies import Policies, warm
 from gpve.server.rpc import add_services
 from gpve.server.sessions import SessionNodes
 from gpve.server.settings import Settings
-from gpve.store.database import connect, migrate
+from gpve.store.database import connect
 from gpve.store.sql import SqlStore
+from gpve.store.upgrade import upgrade
 from gpve.tasks.flows import FLOWS
 from gpve.tasks.ledger import Tx, Work
 from gpve.tasks.state import Status
@@ -68,8 +69,8 @@ def serve(settings: Settings) -> None:
     """Serve until a signal asks for the end. Raises `InputError` if it cannot begin."""
     settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     _be_thrifty()
+    upgrade(settings.address)
     database = connect(settings.address)
-    migrate(database)
     policy = load(settings.policy)
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(_serve(settings, SqlStore(database), policy))
@@ -89,14 +90,14 @@ def _be_thrifty() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
-def _give_back_the_compiler() -> None:
-    """Give the kernel the pages of the compiler back: it is not needed until another policy is chosen.
+def _give_back_libraries() -> None:
+    """Give the kernel the pages of all libraries back: most were needed for the start alone, as the compiler's.
 
-    They come back from the file when they are touched. Where the kernel does not do it, nothing is lost.
+    Those in use come back from the files as they are touched. Where the kernel does not do it, nothing is lost.
     """
     libc = ctypes.CDLL(None)
     for line in Path("/proc/self/maps").read_text().splitlines():
-        if "libllvmlite" in line:
+        if ".so" in line:
             place, rights = line.split()[:2]
             first, last = (int(end, 16) for end in place.split("-"))
             # Code is as the file has it; other pages may have been written to.
@@ -139,7 +140,9 @@ async def _serve(settings: Settings, store: SqlStore, policy: Policy) -> None:
     gc.collect()
     # What is there now stays: it is not looked through again and again.
     gc.freeze()
-    _give_back_the_compiler()
+    # Python looks through the old again when a quarter more has come since it last did: as of now, there are none.
+    gc.collect()
+    _give_back_libraries()
     node_server = _node_server(settings, control, ca, identity)
     api_server = _rpc_server(settings, control, identity)
     http = _http(settings, control, identity)

@@ -69,6 +69,7 @@ class SqlStore:
             cursor.execute(self._statements.begin)
             tx = SqlTx(cursor, self._statements)
             tx.fetch(read for work in works for read in work.reads)
+            tx.fetch_ranges(asked for work in works for asked in work.ranges)
             results: list[Any] = []
             for work in works:
                 mark = len(tx.journal)
@@ -192,6 +193,11 @@ class SqlStore:
         found = METADATA.tables[table].c[column]
         rows = self._select(select(found, func.count().label("count")).group_by(found))
         return {row[column]: row["count"] for row in rows}
+
+    def distinct(self, table: str, *columns: str) -> list[Row]:
+        """What different values some columns have together."""
+        found = METADATA.tables[table]
+        return self._select(select(*(found.c[column] for column in columns)).distinct())
 
     def nodes(self, revision: int, names: Collection[str]) -> list[Row]:
         """As in `gpve.world.store.Store`."""

@@ -30,7 +30,6 @@ class Statements:
         counter, name, value = self._quote("counter"), self._quote("name"), self._quote("value")
         self.counters = f"SELECT {name}, {value}, {now} FROM {counter} ORDER BY {name}{self._lock}"
         """All counters and the clock; whoever has read them is alone until he commits."""
-        self.set_counter = f"UPDATE {counter} SET {value} = {self._mark} WHERE {name} = {self._mark}"
         self._columns = {table: tuple(described.columns) for table, described in TABLES.items()}
         self._bools = {
             table: tuple(name for name, kind in described.columns.items() if kind.rstrip("?") == "bool")
@@ -48,15 +47,18 @@ class Statements:
 
     def get(self, table: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:
         """Rows by primary key."""
-        return self._select(table, self._keyed(table, len(keys))), [value for key in keys for value in key]
+        return self.among(table, TABLES[table].key, keys)
 
     def delete(self, table: str, keys: Sequence[Key]) -> tuple[str, list[Any]]:
         """Remove rows by primary key."""
-        sql = f"DELETE FROM {self._quote(table)} WHERE {self._keyed(table, len(keys))}"
+        sql = f"DELETE FROM {self._quote(table)} WHERE {self._any_of(TABLES[table].key, len(keys))}"
         return sql, [value for key in keys for value in key]
 
-    def _keyed(self, table: str, count: int) -> str:
-        names = TABLES[table].key
+    def among(self, table: str, names: Sequence[str], values: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
+        """Rows of which some columns have one of these sets of values."""
+        return self._select(table, self._any_of(names, len(values))), [value for one in values for value in one]
+
+    def _any_of(self, names: Sequence[str], count: int) -> str:
         if len(names) == 1:
             return f"{self._quote(names[0])} IN ({', '.join([self._mark] * count)})"
         one = " AND ".join(f"{self._quote(name)} = {self._mark}" for name in names)

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpve.store.statements import Statements
 from gpve.tasks.events import encode
-from gpve.tasks.ledger import Key, Row
+from gpve.tasks.ledger import Key, Range, Row
 from gpve.tasks.tables import TABLES
 
 AT_ONCE = 500
@@ -26,6 +26,10 @@ class SqlTx:
         """By table: rows as the database has them, where that is known."""
         self._touched: dict[str, dict[Key, None]] = defaultdict(dict)
         """By table: what was put or deleted, in order."""
+        self._ranges: dict[str, dict[frozenset[tuple[str, Any]], list[Key]]] = defaultdict(dict)
+        """By table and values of columns: which rows the database has there, where that is known."""
+        self._taken: dict[str, set[int]] = defaultdict(set)
+        """By counter: numbers that this transaction gave out."""
         self._counters: dict[str, int] = {}
         self.now = 0.0
         for name, value, now in self._query(statements.counters, ()):
@@ -53,6 +57,21 @@ class SqlTx:
             self._rows[table].update(found)
             self._stored[table].update(found)
 
+    def fetch_ranges(self, ranges: Iterable[Range]) -> None:
+        """Read what `where` will be asked for, all ranges of a table over the same columns in one statement."""
+        wanted: dict[tuple[str, tuple[str, ...]], dict[tuple[Any, ...], list[Key]]] = defaultdict(dict)
+        for table, equal in ranges:
+            columns = tuple(sorted(equal))
+            wanted[table, columns][tuple(equal[column] for column in columns)] = []
+        for (table, columns), found in wanted.items():
+            sql, values = self._statements.among(table, columns, list(found))
+            for key, row in self._read(table, sql, values):
+                self._rows[table].setdefault(key, row)
+                self._stored[table].setdefault(key, row)
+                found[tuple(row[column] for column in columns)].append(key)
+            for of, keys in found.items():
+                self._ranges[table][frozenset(zip(columns, of, strict=True))] = keys
+
     def _read(self, table: str, sql: str, values: Sequence[Any]) -> Iterator[tuple[Key, Row]]:
         key_columns = TABLES[table].key
         for values_of_row in self._query(sql, values):
@@ -67,20 +86,29 @@ class SqlTx:
 
     def where(self, table: str, **equal: Any) -> list[Row]:
         """As in `gpve.tasks.ledger.Tx`."""
-        rows, stored, touched = self._rows[table], self._stored[table], self._touched[table]
-        sql, values = self._statements.where(table, equal)
-        found: dict[Key, Row] = {}
-        for key, row in self._read(table, sql, values):
-            if key not in rows:
-                rows[key] = stored[key] = row
-            if key not in touched:
-                found[key] = row
+        rows, touched = self._rows[table], self._touched[table]
+        known = self._known(table, equal)
+        if known is None:
+            sql, values = self._statements.where(table, equal)
+            known = []
+            for key, row in self._read(table, sql, values):
+                if key not in rows:
+                    rows[key] = self._stored[table][key] = row
+                known.append(key)
+        found = {key: stored for key in known if key not in touched and (stored := rows[key]) is not None}
         # What this transaction wrote is not in the database yet.
         for key in touched:
             current = rows[key]
             if current is not None and equal.items() <= current.items():
                 found[key] = current
         return [found[key] for key in sorted(found)]
+
+    def _known(self, table: str, equal: dict[str, Any]) -> Sequence[Key] | None:
+        """Which rows the database has where the columns have these values; None: it has to be asked."""
+        # A column is named as the counter that its numbers are from, and no row has one that was just given out.
+        if any(value in self._taken[column] for column, value in equal.items() if column in self._taken):
+            return ()
+        return self._ranges[table].get(frozenset(equal.items()))
 
     def put(self, table: str, row: Row) -> None:
         """As in `gpve.tasks.ledger.Tx`."""
@@ -105,6 +133,7 @@ class SqlTx:
         """As in `gpve.tasks.ledger.Tx`."""
         # Not given back when a work raises: numbers may be skipped, never used twice.
         self._counters[counter] += 1
+        self._taken[counter].add(self._counters[counter])
         return self._counters[counter]
 
     def roll_back(self, mark: int) -> None:
@@ -133,9 +162,9 @@ class SqlTx:
                 self._cursor.execute(*self._statements.delete(table, gone[first : first + AT_ONCE]))
             for manner, values in batches.items():
                 self._cursor.executemany(self._statements.write(table, manner), values)
-        taken = [(value, name) for name, value in self._counters.items() if value != self._read_counters[name]]
+        taken = [(name, value) for name, value in self._counters.items() if value != self._read_counters[name]]
         if taken:
-            self._cursor.executemany(self._statements.set_counter, taken)
+            self._cursor.executemany(self._statements.write("counter", "replace"), taken)
 
     def _sort(self, table: str, key: Key, batches: dict[str, list[Any]]) -> None:
         """Which statement brings this row into the database, and with which values."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from gpve.tasks.errors import Conflict, Fenced, Refuse
 from gpve.tasks.events import Event, Kind, decode, encode, to_row
 from gpve.tasks.flow import Context, Flow, InStore, OnNode, Place
-from gpve.tasks.ledger import Row, Tx
+from gpve.tasks.ledger import Key, Range, Row, Tx
 from gpve.tasks.machine import OVER, Direction, Move, committed, context, in_doubt, observe, plan
 from gpve.tasks.outcome import Done, Outcome, Refused
 from gpve.tasks.records import VERBS, Decided, NoFit, claim
@@ -144,6 +144,29 @@ def advance(
         taken = False
     result.freed = _settle(tx, flow, row, state, seen)
     return result
+
+
+def wants(
+    flow: Flow, row: Row, body: Any, state: TaskState, observations: Sequence[Observation]
+) -> tuple[list[tuple[str, Key]], list[Range]]:
+    """What `advance` will probably read: rows by their keys, and ranges. The rest it asks for when it comes to it."""
+    task: int = row["id"]
+    keys: list[tuple[str, Key]] = [("task", (task,))]
+    keys += [("node", (one.outcome.node,)) for one in observations if isinstance(one.outcome, Decided)]
+    over = sum(step.at in OVER for step in state.steps.values())
+    if over + len(observations) < len(flow.steps):
+        return keys, []
+    ranges: list[Range] = [("lock", {"task": task}), ("outbox", {"task": task})]
+    ranges += [("lock", in_the_way(lock.resource, lock.shared)) for lock in flow.locks(state.target, body)]
+    if isinstance(state.target, int):
+        keys.append(("guest", (state.target,)))
+        ranges += [("volume", {"guest": state.target}), ("claim", {"guest": state.target})]
+    return keys, ranges
+
+
+def in_the_way(resource: str, shared: bool) -> dict[str, Any]:
+    """Which locks on a resource stand in the way of one there: shared ones, maybe thousands, not in each other's."""
+    return {"resource": resource, "shared": False} if shared else {"resource": resource}
 
 
 def _own(tx: Tx, known: Row, state: TaskState) -> Row:
@@ -327,8 +350,7 @@ def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> bo
         after["owner"], after["closed_at"] = None, tx.now
         for lock in tx.where("lock", task=row["id"]):
             tx.delete("lock", lock["resource"], row["id"])
-            others = {"resource": lock["resource"], **({"shared": False} if lock["shared"] else {})}
-            freed |= bool(tx.where("lock", **others))
+            freed |= bool(tx.where("lock", **in_the_way(lock["resource"], lock["shared"])))
         for sent in tx.where("outbox", task=row["id"]):
             tx.delete("outbox", row["id"], sent["step"], sent["direction"])
         tx.delete("alarm", row["id"])

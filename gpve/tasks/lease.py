@@ -7,7 +7,7 @@ for a task compares its epoch, so an owner that was only slow finds itself fence
 
 from typing import Any, NamedTuple
 
-from gpve.tasks.advance import Advanced, Surroundings, advance
+from gpve.tasks.advance import Advanced, Surroundings, advance, in_the_way
 from gpve.tasks.errors import CorruptLog
 from gpve.tasks.events import Event, Kind, decode, encode, from_rows, to_row
 from gpve.tasks.flow import Flow, Flows
@@ -55,9 +55,7 @@ def free(tx: Tx, row: Row, me: str) -> bool:
 def holds_all(tx: Tx, task: int) -> bool:
     """Whether all locks of a task are its own: no task before it (they are numbered as submitted) stands in its way."""
     for mine in tx.where("lock", task=task):
-        # Shared locks, of which there may be thousands, stand only in the way of an exclusive one.
-        others = {"resource": mine["resource"], **({"shared": False} if mine["shared"] else {})}
-        if any(other["task"] < task for other in tx.where("lock", **others)):
+        if any(other["task"] < task for other in tx.where("lock", **in_the_way(mine["resource"], mine["shared"]))):
             return False
     return True
 

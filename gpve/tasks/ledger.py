@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
+Range = tuple[str, dict[str, Any]]
+"""Rows of a table whose columns have these values."""
 
 
 class Tx(Protocol):
@@ -38,9 +40,11 @@ class Tx(Protocol):
 class Work(NamedTuple):
     """A piece of work for one transaction: all of its writes, or, if it raises, none of them.
 
-    ``reads``: (table, key) pairs that it will want for certain; a store fetches them for many works at once.
+    ``reads``: (table, key) pairs that it will want, and ``ranges``: what it will ask for by `Tx.where`. A store may
+    fetch them for many works at once.
     ``run`` may be called several times (a database that gives up a transaction is asked again): it must not keep state.
     """
 
     run: Callable[[Tx], Any]
     reads: Sequence[tuple[str, Key]] = ()
+    ranges: Sequence[Range] = ()

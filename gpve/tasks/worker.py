@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from gpve.tasks.advance import Advanced, Observation, Operation, Question, Surroundings, advance, operation_of
+from gpve.tasks.advance import Advanced, Observation, Operation, Question, Surroundings, advance, operation_of, wants
 from gpve.tasks.errors import CorruptLog, Fenced
 from gpve.tasks.events import decode, encode
 from gpve.tasks.flow import Flow, Flows
@@ -423,7 +423,7 @@ class Worker:
                 return
             self._advanced(active, result)
 
-        return Job(Work(run, (("task", (row["id"],)),)), after)
+        return Job(Work(run, *wants(active.flow, row, active.body, state, observations)), after)
 
     def _taken(self, taken: Taken | None) -> None:
         if taken is None:

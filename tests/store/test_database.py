@@ -7,23 +7,29 @@ from alembic.migration import MigrationContext
 from gpve.model.errors import InputError
 from gpve.store.database import connect, migrate
 from gpve.store.schema import METADATA
+from gpve.store.upgrade import upgrade
+
+WAYS = pytest.mark.parametrize("way", [lambda address: migrate(connect(address)), upgrade], ids=["here", "apart"])
+"""In this process, and in one of its own."""
 
 
+@WAYS
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("mariadb", marks=pytest.mark.xdist_group("mariadb"))])
-def test_the_migrations_make_the_schema(kind, tmp_path, request):
+def test_the_migrations_make_the_schema(kind, way, tmp_path, request):
     if kind == "sqlite":
         address = f"sqlite:///{tmp_path}/gpve.db"
     else:
-        address = request.getfixturevalue("mariadb").database("migrated")
+        address = request.getfixturevalue("mariadb").database(f"migrated_{way.__name__.strip('<>')}")
+    way(address)
+    way(address)
     database = connect(address)
-    migrate(database)
-    migrate(database)
     with database.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, METADATA) == []
     database.dispose()
 
 
+@WAYS
 @pytest.mark.parametrize(
     ("address", "says"),
     [
@@ -33,15 +39,18 @@ def test_the_migrations_make_the_schema(kind, tmp_path, request):
         ("sqlite:////nowhere/at/all/gpve.db", "cannot be used"),
     ],
 )
-def test_a_bad_address_gets_one_sentence(address, says):
+def test_a_bad_address_gets_one_sentence(address, says, way):
     with pytest.raises(InputError, match=says):
-        migrate(connect(address))
+        way(address)
 
 
-def test_a_schema_from_a_newer_version_is_left_alone(tmp_path):
-    database = connect(f"sqlite:///{tmp_path}/gpve.db")
-    migrate(database)
+@WAYS
+def test_a_schema_from_a_newer_version_is_left_alone(way, tmp_path):
+    address = f"sqlite:///{tmp_path}/gpve.db"
+    way(address)
+    database = connect(address)
     with database.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(InputError, match="from another version"):
-        migrate(database)
+        way(address)
+    database.dispose()

@@ -231,6 +231,18 @@ def test_the_outbox_by_who_owns_and_who_carries(store):
     assert store.undelivered([], "me") == []
 
 
+def test_rows_of_a_number_just_given_are_those_of_this_transaction(store):
+    def run(tx: Tx) -> tuple[list[str], list[str]]:
+        port = {"network": "lan", "mac": "02:00"}
+        old, new = tx.take("guest"), tx.take("guest")
+        tx.put("port", {**port, "guest": new})
+        return [row["mac"] for row in tx.where("port", guest=old)], [row["mac"] for row in tx.where("port", guest=new)]
+
+    assert write(store, run) == [([], ["02:00"])]
+    number = store.rows("port")[0]["guest"]
+    assert write(store, lambda tx: [row["mac"] for row in tx.where("port", guest=number)]) == [["02:00"]]
+
+
 ACTIONS = st.lists(
     st.lists(
         st.tuples(
@@ -244,6 +256,7 @@ ACTIONS = st.lists(
                 max_size=5,
             ),
             st.booleans(),
+            st.lists(st.integers(0, 3), max_size=2),
         ),
         max_size=4,
     ),
@@ -254,12 +267,15 @@ ACTIONS = st.lists(
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(script=ACTIONS)
 def test_any_script_does_the_same_in_every_store(store, script):
-    """Against dictionaries: puts, deletes, reads and failures, in any order, within and across transactions."""
+    """Against dictionaries: puts, deletes, reads and failures, in any order, within and across transactions.
+
+    Some works say beforehand which kinds they, or others, will ask for.
+    """
     write(store, *(lambda tx, n=name: tx.delete("network", n) for name in "abcd"))
     model: dict[str, str] = {}
     for transaction in script:
         works, expected = [], []
-        for actions, fails in transaction:
+        for actions, fails, announced in transaction:
             after, seen = dict(model), []
             for action, name, kind in actions:
                 match action:
@@ -289,9 +305,9 @@ def test_any_script_does_the_same_in_every_store(store, script):
                     raise RuntimeError
                 return seen
 
-            works.append(run)
+            works.append(Work(run, ranges=[("network", {"kind": str(kind)}) for kind in announced]))
             expected.append(RuntimeError if fails else seen)
             model = model if fails else after
-        answers = write(store, *works)
+        answers = store.transact(works)
         assert [type(a) if isinstance(a, Exception) else a for a in answers] == expected
     assert {row["name"]: row["kind"] for row in store.rows("network")} == model
