@@ -27,7 +27,7 @@ class AsyncClient:
         self._servers, self._at = [server.rstrip("/") for server in servers], 0
         verify = ssl.create_default_context(cadata=ca)
         headers = {"Authorization": f"Bearer {token}"}
-        self._http = httpx.AsyncClient(verify=verify, headers=headers, timeout=calls.TIMEOUT)
+        self._http = httpx.AsyncClient(verify=verify, headers=headers)
 
     async def __aenter__(self) -> Self:
         return self
@@ -245,7 +245,7 @@ class AsyncClient:
 
     async def audit(self) -> Sequence[str]:
         """Check every invariant that can be read off the store; a sentence for each finding."""
-        told: Sequence[str] = await self._ask(Call("GET", "/audit"))
+        told: Sequence[str] = await self._ask(Call("GET", "/audit", patience_s=calls.AUDIT_S))
         return told
 
     async def watch(self, revision: int | None = None, tables: Sequence[str] = ()) -> AsyncIterator[Change]:

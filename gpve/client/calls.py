@@ -15,7 +15,9 @@ AGAIN = (429, 502, 503, 504)
 """Answers after which the same is asked again, of another server if there is one."""
 TRIES = 6
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 3.0
-TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+PATIENCE_S = 30.0
+AUDIT_S = 900.0
+"""How long the audit of a large cluster may take."""
 STREAM_TIMEOUT = httpx.Timeout(30.0, read=60.0)
 """A server that streams says something every ten seconds."""
 
@@ -30,6 +32,7 @@ class Call:
     body: Any = None
     key: str | None = None
     revision: int | None = None
+    patience_s: float = PATIENCE_S
 
     def headers(self) -> dict[str, str]:
         """Of the request, besides the token."""
@@ -43,7 +46,8 @@ class Call:
     def arguments(self) -> dict[str, Any]:
         """For httpx."""
         query = {name: value for name, value in self.query.items() if value is not None}
-        told: dict[str, Any] = {"params": query, "headers": self.headers()}
+        timeout = httpx.Timeout(self.patience_s, connect=5.0)
+        told: dict[str, Any] = {"params": query, "headers": self.headers(), "timeout": timeout}
         if self.body is not None:
             told["json"] = self.body
         return told

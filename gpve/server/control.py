@@ -12,6 +12,7 @@ from gpve import __version__
 from gpve.engine.engine import Engine
 from gpve.model.kinds import KINDS
 from gpve.server.access import Access, Wish, flow_of
+from gpve.server.audits import Audits
 from gpve.server.authority import Authority
 from gpve.server.calls import Call
 from gpve.server.members import Members
@@ -24,7 +25,6 @@ from gpve.server.tokens import Tokens
 from gpve.server.tracing import Tracing
 from gpve.server.watch import Pulse
 from gpve.store.sql import SqlStore
-from gpve.tasks.audit import audit
 from gpve.tasks.errors import BadBody, Forbidden, NotFound
 from gpve.tasks.flow import Place
 from gpve.tasks.flows import FLOWS
@@ -53,12 +53,14 @@ class Control:
         rules: Rules,
         authority: Authority,
         policies: Policies,
+        audits: Audits,
     ) -> None:
         self.name, self.store, self.nodes, self.engine, self.rules = name, store, nodes, engine, rules
         self.authority = authority
         self.access = Access(store, engine)
         self.members = Members(name, self.access, authority, nodes)
         self.policies = policies
+        self.audits = audits
         self.tokens = Tokens(self.access, authority)
         self.projects = Projects(self.access, policies)
         self.sizes = Sizes(self.access)
@@ -163,16 +165,6 @@ class Control:
             "servers": sorted(await self.members.alive()),
             "alarms": [f"task {row['task']}: {row['text']}" for row in alarms],
         }
-
-    async def audit(self) -> list[str]:
-        """Check every invariant that can be read off the store; a sentence for each finding.
-
-        The store goes on meanwhile: what is found must be found again to be believed.
-        """
-        first = set(await self.access.read(audit, self.store.rows, FLOWS))
-        if not first:
-            return []
-        return sorted(first & set(await self.access.read(audit, self.store.rows, FLOWS)))
 
     async def not_ready(self) -> str:
         """Why this server should not be asked; empty: it may be."""

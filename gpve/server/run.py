@@ -23,6 +23,7 @@ from gpve.engine.engine import Engine
 from gpve.scheduler.policy import Policy, load
 from gpve.server import authority as certs
 from gpve.server import tracing
+from gpve.server.audits import Audits
 from gpve.server.control import Control
 from gpve.server.decisions import Recording
 from gpve.server.http.app import build
@@ -130,7 +131,7 @@ async def _serve(settings: Settings, store: SqlStore, policy: Policy) -> None:
     placer = Recording(SchedulerPlacer(policy, chosen=policies.chosen), settings.name, policy.name)
     engine = Engine(settings.name, store, nodes, placer, FLOWS, rules, GATHER_S)
     placer.engine = nodes.engine = engine
-    control = Control(settings.name, store, nodes, engine, rules, ca, policies)
+    control = Control(settings.name, store, nodes, engine, rules, ca, policies, Audits(settings.address))
     peers = Peers(control, ca, identity)
     control.remote, nodes.missed = peers.call, peers.hint
     control.tracing = tracing.begin(settings.name, control.access, certs.fingerprint(ca.certificate))

@@ -264,7 +264,7 @@ async def _status(control: Cases) -> Response:
 
 async def _audit(control: Cases) -> Response:
     """Check every invariant that can be read off the store; a sentence for each finding."""
-    return Json(await control.audit())
+    return Json(await control.audits.audit())
 
 
 async def _explain(control: Cases, guest: Annotated[int, Path(ge=1, le=1 << 53)]) -> Response:
