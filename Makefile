@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/gpve
 # Installed once per content of the lists of packages.
 # (What is generated from proto/ is made at installation, so it counts as well.)
-WANTED := $(shell cat pyproject.toml constraints.txt hatch_build.py proto/gpve/*/*.proto proto/gpve/*/*/*.proto 2>/dev/null | sha256sum | cut -c1-16)
+WANTED := $(shell cat pyproject.toml constraints.txt hatch_build.py gpve/client/asynchronous.py proto/gpve/*/*.proto proto/gpve/*/*/*.proto 2>/dev/null | sha256sum | cut -c1-16)
 
 # The Rust workspace: Agent Kernel and Agent Runtime.
 RUST := agentrt

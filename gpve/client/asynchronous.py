@@ -1,4 +1,4 @@
-"""The asynchronous client: `Client` with await; the tests compare them method by method."""
+"""The asynchronous client."""
 
 import asyncio
 import builtins
