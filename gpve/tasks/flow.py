@@ -13,13 +13,17 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from gpve.tasks.ledger import Row, Tx
+from gpve.tasks.ledger import Key, Range, Row, Tx
 
 
 class Body(BaseModel):
     """The input of a flow. Unknown fields are errors; amounts are cpu_milli and memory_mib."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def looks_at(self, project: str) -> tuple[list[tuple[str, Key]], list[Range]]:
+        """Rows by their keys, and ranges, that submitting it in this project will probably read."""
+        return [], []
 
 
 class Context(NamedTuple):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from gpve.tasks.errors import BadBody, Forbidden, KeyReused, NotFound, UnknownFlow
 from gpve.tasks.events import Event, Kind, encode, from_rows, to_row
 from gpve.tasks.flow import Body, Flow, Flows
-from gpve.tasks.ledger import Key, Row, Tx, Work
+from gpve.tasks.ledger import Key, Range, Row, Tx, Work
 from gpve.tasks.state import CLOSED, Status, fold
 
 KEY = re.compile(r"[!-~]{1,128}")
@@ -35,12 +35,13 @@ class Request:
         text = self.flow.name + encode(self.body.model_dump(mode="json"))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def reads(self) -> tuple[tuple[str, Key], ...]:
-        """Rows that submitting will look at for certain."""
-        reads: list[tuple[str, Key]] = [("quota", (self.project,))]
+    def looks_at(self) -> tuple[list[tuple[str, Key]], list[Range]]:
+        """Rows by their keys, and ranges, that submitting will probably read."""
+        keys, ranges = self.body.looks_at(self.project)
+        keys.append(("quota", (self.project,)))
         if self.key is not None:
-            reads.append(("idempotency", (self.project, self.key)))
-        return tuple(reads)
+            keys.append(("idempotency", (self.project, self.key)))
+        return keys, ranges
 
 
 def request(
@@ -168,4 +169,4 @@ def _row(tx: Tx, task: int) -> Row:
 
 def submitting(wish: Request) -> Work:
     """`submit` as a piece of work."""
-    return Work(lambda tx: submit(tx, wish), wish.reads())
+    return Work(lambda tx: submit(tx, wish), *wish.looks_at())

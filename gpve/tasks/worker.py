@@ -145,7 +145,7 @@ class Worker:
             self._taken(taken)
             then(row)
 
-        self._submissions.append(Job(Work(run, wish.reads()), after))
+        self._submissions.append(Job(Work(run, *wish.looks_at()), after))
 
     def do(self, work: Work, then: Callable[[Any], None]) -> None:
         """Have somebody else's work made in the next transaction; ``then`` gets its result, or the error."""
