@@ -7,6 +7,7 @@ needs them on disk awaits `written`.
 import asyncio
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ CREATE TABLE IF NOT EXISTS tombstone (
   node TEXT, task INTEGER, step TEXT, at REAL, PRIMARY KEY (node, task, step)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS epoch (
   node TEXT, resource TEXT, epoch INTEGER, PRIMARY KEY (node, resource)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS thing (
+  node TEXT, kind TEXT, key BLOB, value BLOB, PRIMARY KEY (node, kind, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS state (node TEXT, name TEXT, value BLOB, PRIMARY KEY (node, name)) WITHOUT ROWID;
 """
 
@@ -39,6 +42,8 @@ class Disk:
         self._database.executescript(SCHEMA)
         self._open = False
         self._waiting: list[asyncio.Future[None]] = []
+        self.lost = 0
+        """How many transactions failed: what was written in them is not on disk."""
 
     def read(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
         """The first row."""
@@ -46,11 +51,20 @@ class Disk:
         return row
 
     def write(self, sql: str, *values: Any) -> None:
-        """Change something; it is on disk when `written` has been awaited, or `commit` called."""
+        """Change something; it is on disk when `written` has been awaited, or `commit` called.
+
+        Raises `sqlite3.Error`; then nothing is that was written since the last commit, for half of it may belong to
+        what could not be written now.
+        """
         if not self._open:
             self._database.execute("BEGIN IMMEDIATE")
             self._open = True
-        self._database.execute(sql, values)
+        try:
+            self._database.execute(sql, values)
+        except sqlite3.Error as error:
+            self._lose()
+            self._tell(error)
+            raise
 
     async def written(self) -> None:
         """Wait until all that was written so far is on disk. All that wait at one moment share a commit."""
@@ -64,29 +78,40 @@ class Disk:
         await future
 
     def _commit_for_all(self) -> None:
-        waiting, self._waiting = self._waiting, []
         try:
             self.commit()
         except sqlite3.Error as error:
-            for future in waiting:
-                if not future.done():
-                    future.set_exception(error)
-            return
+            self._tell(error)
+        else:
+            self._tell(None)
+
+    def _tell(self, error: sqlite3.Error | None) -> None:
+        """Those who wait hear what became of the transaction."""
+        waiting, self._waiting = self._waiting, []
         for future in waiting:
-            if not future.done():
+            if future.done():
+                continue
+            if error is None:
                 future.set_result(None)
+            else:
+                future.set_exception(error)
 
     def commit(self) -> None:
         """Everything is on disk. Raises `sqlite3.Error` (a full disk); then nothing of it is."""
         if self._open:
-            self._open = False
             try:
                 self._database.execute("COMMIT")
             except sqlite3.Error:
-                # Some failures have rolled it back already.
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
+                self._lose()
                 raise
+            self._open = False
+
+    def _lose(self) -> None:
+        self._open = False
+        self.lost += 1
+        # Some failures have rolled it back already.
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
 
     def forget(self) -> None:
         """Remove what is older than anybody repeats."""
@@ -159,7 +184,24 @@ class Journal:
 
     def keep(self, name: str, value: Any) -> None:
         """Keep a value (JSON) under a name."""
-        options = orjson.OPT_NON_STR_KEYS
-        self.disk.write(
-            "INSERT OR REPLACE INTO state VALUES (?, ?, ?)", self._node, name, orjson.dumps(value, option=options)
-        )
+        self.disk.write("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", self._node, name, orjson.dumps(value))
+
+    def things(self) -> Iterator[tuple[str, Any, Any]]:
+        """All that was kept thing by thing: kind, key, value. Lists come back as tuples."""
+        for kind, key, value in self.disk.all("SELECT kind, key, value FROM thing WHERE node = ?", self._node):
+            yield kind, _read(key), _read(value)
+
+    def keep_thing(self, kind: str, key: Any, value: Any) -> None:
+        """Keep one thing: its key and value (JSON)."""
+        sql = "INSERT OR REPLACE INTO thing VALUES (?, ?, ?, ?)"
+        self.disk.write(sql, self._node, kind, orjson.dumps(key), orjson.dumps(value))
+
+    def drop_thing(self, kind: str, key: Any) -> None:
+        """Keep a thing no more."""
+        sql = "DELETE FROM thing WHERE node = ? AND kind = ? AND key = ?"
+        self.disk.write(sql, self._node, kind, orjson.dumps(key))
+
+
+def _read(text: bytes) -> Any:
+    value = orjson.loads(text)
+    return tuple(value) if isinstance(value, list) else value

@@ -76,6 +76,7 @@ class Node:
     async def perform(self, operation: Operation) -> Outcome:
         """Make an operation once, or say what became of it. What is answered is on disk."""
         try:
+            lost = self._journal.disk.lost
             verdict = admit(self._journal, operation)
             if not isinstance(verdict, Make):
                 await self._journal.disk.written()
@@ -85,7 +86,7 @@ class Node:
                 return await asyncio.shield(self._under_way[key])
             if verdict.cut:
                 await self._cut((operation.task, operation.step, "do"))
-            making = asyncio.create_task(self._make(operation))
+            making = asyncio.create_task(self._make(operation, lost))
             self._under_way[key] = making
             making.add_done_callback(lambda _: self._under_way.pop(key, None))
             # Whoever waits may go away; what was begun is brought to an end.
@@ -103,25 +104,28 @@ class Node:
             forward.cancel()
             await asyncio.wait([forward])
 
-    async def _make(self, operation: Operation) -> Outcome:
+    async def _make(self, operation: Operation, lost: int) -> Outcome:
         executor = self._of(operation.verb)
         if executor is not None and not executor.atomic:
             # An older owner must be refused also if we die in the middle of the effect.
             await self._journal.disk.written()
         try:
-            result = await self._effect(operation, executor)
+            outcome: Outcome = Done(await self._effect(operation, executor))
         except Cannot as error:
-            await self._journal.disk.written()
-            return Refused(str(error), error.again)
+            outcome = Refused(str(error), error.again)
         except asyncio.CancelledError:
             return Unknown("cut off by its undo")
         except Exception as error:
             LOG.exception("operation %s", operation.verb, extra={"node": self.name, "task": operation.task})
             return Unknown(f"{type(error).__name__}: {error}")
-        self._journal.record(operation, result)
+        if self._journal.disk.lost != lost:
+            # Its fence or tombstone may be lost: who repeats it writes them anew, and finds the effect there.
+            return Unknown("the node's journal could not be written meanwhile")
+        if isinstance(outcome, Done):
+            self._journal.record(operation, outcome.result)
         # If this fails, nobody knows: `perform` says so, and a repetition finds the effect there.
         await self._journal.disk.written()
-        return Done(result)
+        return outcome
 
     async def _effect(self, operation: Operation, executor: Executor | None) -> dict[str, Any]:
         guests = operation.arguments.get("guests", [])

@@ -1,22 +1,19 @@
-"""Guests that do not exist: the state of a node as `gpve.world.hardware` has it, kept on disk with the journal.
+"""Guests that do not exist: the state of a node as `gpve.world.hardware` has it, kept on disk in the journal.
 
 The same verbs and the same answers as real executors, so that a thousand nodes fit on a laptop.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from gpve.node.executor import CallError, Cannot, Frame, Spent
 from gpve.node.journal import Journal
+from gpve.node.kept import Kept
 from gpve.tasks.advance import Operation
 from gpve.world.hardware import Cannot as HardwareCannot
-from gpve.world.hardware import Hardware
 from gpve.world.verbs import RESULTS, VERBS
 from gpve.world.verbs.nodes import what_runs
-
-KEEP = "hardware"
 
 
 class Simulated:
@@ -25,8 +22,8 @@ class Simulated:
     atomic = True
 
     def __init__(self, journal: Journal, work_s: float = 0.0) -> None:
-        self._journal, self._work_s = journal, work_s
-        self.hardware = _restored(journal.load(KEEP) or {})
+        self._kept, self._work_s = Kept(journal), work_s
+        self.hardware = self._kept.restored()
         # Whoever starts has no lease yet.
         self.hardware.end_ha()
 
@@ -41,15 +38,15 @@ class Simulated:
             if not leased:
                 self.hardware.restart_ha(arguments.get("guest"))
             verb(self.hardware, arguments)
-            result = RESULTS[operation.verb](self.hardware, arguments)
+            return RESULTS[operation.verb](self.hardware, arguments)
         except HardwareCannot as error:
             raise Cannot(str(error)) from error
         finally:
             if not leased:
                 self.hardware.end_ha()
-        # Also what was there already: the disk may have been full when it was made.
-        self._keep()
-        return result
+            # Whatever became of it: what is kept is what is here. And before we return, so that the record of the
+            # operation gets into the same commit.
+            self._kept.keep(self.hardware)
 
     async def runs(self, guests: Sequence[int]) -> list[int]:
         """As in `gpve.node.executor.Executor`."""
@@ -62,8 +59,8 @@ class Simulated:
 
     async def clean(self, guests: Sequence[int]) -> None:
         """As in `gpve.node.executor.Executor`."""
-        if VERBS["node.clean"](self.hardware, {"guests": guests}):
-            self._keep()
+        VERBS["node.clean"](self.hardware, {"guests": guests})
+        self._kept.keep(self.hardware)
 
     async def lease(self, until: float) -> bool:
         """As in `gpve.node.executor.Executor`: what is simulated here ends with its node agent."""
@@ -72,12 +69,12 @@ class Simulated:
     async def end_ha(self) -> None:
         """As in `gpve.node.executor.Executor`."""
         self.hardware.end_ha()
-        self._keep()
+        self._kept.keep(self.hardware)
 
     async def restart_ha(self) -> None:
         """As in `gpve.node.executor.Executor`."""
-        if self.hardware.restart_ha():
-            self._keep()
+        self.hardware.restart_ha()
+        self._kept.keep(self.hardware)
 
     async def call(self, asked: Mapping[str, Any]) -> AsyncIterator[Frame]:
         """As in `gpve.node.executor.Executor`."""
@@ -91,29 +88,3 @@ class Simulated:
             yield 1, orjson.dumps({"executor": "simulated", "state": state}), None
             return
         raise CallError("precondition", f"agent {guest} is simulated: it has no output and runs no programs")
-
-    def _keep(self) -> None:
-        told = {field.name: getattr(self.hardware, field.name) for field in fields(Hardware)}
-        told["ports"] = [[*key, mac] for key, mac in self.hardware.ports.items()]
-        told["ha"], told["deaf"] = sorted(self.hardware.ha), sorted(self.hardware.deaf)
-        self._journal.keep(KEEP, told)
-
-
-def _restored(told: dict[str, Any]) -> Hardware:
-    """The hardware as it was kept: JSON has text for keys that are numbers."""
-    hardware = Hardware()
-    for field in fields(Hardware):
-        if field.name not in told:
-            continue
-        value = told[field.name]
-        if field.name == "ports":
-            hardware.ports = {(guest, network): mac for guest, network, mac in value}
-        elif field.name in ("ha", "deaf"):
-            setattr(hardware, field.name, set(value))
-        elif field.name in ("volumes", "snapshots"):
-            setattr(hardware, field.name, value)
-        elif field.name == "ended":
-            hardware.ended = {int(guest): (kind, state) for guest, (kind, state) in value.items()}
-        else:
-            setattr(hardware, field.name, {int(guest): state for guest, state in value.items()})
-    return hardware
