@@ -147,10 +147,18 @@ class Load:
 
     async def watch(self, client: AsyncClient) -> None:
         """Note when guests run."""
-        async for change in client.watch(tables=["guest"]):
-            row = change.row
-            if row is not None and row["phase"] == "running" and row["name"] in self.asked:
-                self.ran.append(time.perf_counter() - self.asked.pop(row["name"]))
+        seen: int | None = None
+        while True:
+            try:
+                async for change in client.watch(seen, tables=["guest"]):
+                    row, seen = change.row, change.revision
+                    if row is not None and row["phase"] == "running" and row["name"] in self.asked:
+                        self.ran.append(time.perf_counter() - self.asked.pop(row["name"]))
+            except ApiError as error:
+                # Servers are killed at random: none may be up for as long as one takes to start.
+                if error.status != 0:
+                    raise
+                await asyncio.sleep(1.0)
 
     async def one(self, client: AsyncClient) -> None:
         """Create one guest."""

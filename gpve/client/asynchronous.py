@@ -188,7 +188,7 @@ class AsyncClient:
                 broken += 1
                 if error.status not in (0, 500, *calls.AGAIN) or broken >= calls.TRIES:
                     raise
-            await asyncio.sleep(calls.FIRST_WAIT_S)
+            await asyncio.sleep(min(calls.LONGEST_WAIT_S, calls.FIRST_WAIT_S * 2**broken))
 
     async def wait(self, task: Task, progress: Callable[[Task], None] | None = None) -> Task:
         """Wait for the end of a task; ``progress`` is called with each of its changes."""
@@ -269,7 +269,7 @@ class AsyncClient:
                 broken += 1
                 if error.status not in (0, 500, *calls.AGAIN) or broken >= calls.TRIES or revision is None:
                     raise
-            await asyncio.sleep(calls.FIRST_WAIT_S)
+            await asyncio.sleep(min(calls.LONGEST_WAIT_S, calls.FIRST_WAIT_S * 2**broken))
 
     async def usage(self, node: str) -> dict[str, Any]:
         """What a node uses now: cpu_milli, memory_mib, and the same of its guests that run for real, by number."""

@@ -151,6 +151,15 @@ def test_a_guest_of_a_stuck_task_is_looked_after_when_the_task_is_over() -> None
     assert report.resumed > 0
 
 
+def test_a_node_returns_once_where_a_recovery_from_it_is_stuck_on_its_way_back() -> None:
+    """It returned again and again, as long as the task was stuck, each time with a survey more that waited for it."""
+    report = run_plan(read_plan(Path(__file__).parent / "plans/stuck-recovery.json"))
+    assert report.findings == []
+    assert report.resumed > 0
+    assert report.flows["node_rejoin"] == 1
+    assert report.flows["node_survey"] == 2
+
+
 def test_clocks_that_differ_do_not_keep_an_engine_busy_for_ever() -> None:
     drain = Wish(0, 2.836, "node_drain", 0, {"node": "n0"})
     report = run_plan(plan_of([drain], [Mishap(34.566, "clock", "", -30.0)], AGENT))
