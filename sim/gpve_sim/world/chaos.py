@@ -38,6 +38,8 @@ EVERY = 40
 """Transactions between two looks at the logs."""
 MOST = 12
 """Findings that are kept of a run."""
+OFTEN = 30
+"""In no world does as much happen that high availability would have to begin a flow more often."""
 PATIENCE_S = 900.0
 """So long after the last outage operators cancel what is still open."""
 LONGEST_S = 100_000.0
@@ -357,6 +359,9 @@ class _Chaos:
             # is for nobody to carry out.
             if row["id"] in self.asked and (row["status"] not in CLOSED or row["poison"] is not None):
                 self._find(f"task {row['id']} ({row['flow']}) is {row['poison'] or row['status']} for ever")
+        for flow, times in Counter(row["flow"] for row in self.store.rows("task") if row["actor"] == ACTOR).items():
+            if times > OFTEN:
+                self._find(f"high availability began {flow} {times} times")
         inventory = {name: node.hardware.snapshot() for name, node in self.nodes.by_name.items()}
         self.findings += audit(self.store.rows, FLOWS, inventory)
         for name, node in self.nodes.by_name.items():
