@@ -46,7 +46,7 @@ class AsyncClient:
 
     async def _ask(self, call: Call) -> Any:
         """The answer (JSON). What does not change anything, or has a key, is asked again if nobody answers."""
-        wait, last = calls.FIRST_WAIT_S, None
+        last = None
         for attempt in range(calls.TRIES):
             try:
                 response = await self._http.request(call.method, self._url(call), **call.arguments())
@@ -58,8 +58,7 @@ class AsyncClient:
                 if call.method != "GET" and call.key is None:
                     break
             self._at += 1
-            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
-            wait = min(calls.LONGEST_WAIT_S, 2 * wait)
+            await asyncio.sleep(calls.wait_s(attempt) * random.uniform(0.5, 1.0))
         assert last is not None
         raise unreachable(self._servers, last) from last
 
@@ -188,7 +187,7 @@ class AsyncClient:
                 broken += 1
                 if error.status not in (0, 500, *calls.AGAIN) or broken >= calls.TRIES:
                     raise
-            await asyncio.sleep(min(calls.LONGEST_WAIT_S, calls.FIRST_WAIT_S * 2**broken))
+            await asyncio.sleep(calls.wait_s(broken))
 
     async def wait(self, task: Task, progress: Callable[[Task], None] | None = None) -> Task:
         """Wait for the end of a task; ``progress`` is called with each of its changes."""
@@ -269,7 +268,7 @@ class AsyncClient:
                 broken += 1
                 if error.status not in (0, 500, *calls.AGAIN) or broken >= calls.TRIES or revision is None:
                     raise
-            await asyncio.sleep(min(calls.LONGEST_WAIT_S, calls.FIRST_WAIT_S * 2**broken))
+            await asyncio.sleep(calls.wait_s(broken))
 
     async def usage(self, node: str) -> dict[str, Any]:
         """What a node uses now: cpu_milli, memory_mib, and the same of its guests that run for real, by number."""

@@ -22,6 +22,11 @@ STREAM_TIMEOUT = httpx.Timeout(30.0, read=60.0)
 """A server that streams says something every ten seconds."""
 
 
+def wait_s(failed: int) -> float:
+    """How long to wait before the same is asked again that has failed so often already, after the first time (0)."""
+    return float(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**failed))
+
+
 @dataclass(frozen=True)
 class Call:
     """One call. One that changes something has a key of its own, so that asking again is not asking twice."""

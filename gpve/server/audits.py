@@ -9,6 +9,7 @@ import json
 import os
 import sys
 
+from gpve.server.together import Together
 from gpve.store.database import connect
 from gpve.store.sql import SqlStore
 from gpve.tasks.audit import audit
@@ -25,14 +26,11 @@ class Audits:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._looking: asyncio.Task[list[str]] | None = None
+        self._together = Together(self._look)
 
     async def audit(self) -> list[str]:
         """A sentence for each finding. Raises `StoreDown`, or `TimeoutError` after a quarter of an hour."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
-        # Whoever gives up does not end it for the others.
-        return await asyncio.shield(self._looking)
+        return await self._together()
 
     async def _look(self) -> list[str]:
         pipe = asyncio.subprocess.PIPE

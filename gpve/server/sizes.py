@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from gpve.model.kinds import taint_without
 from gpve.server.access import Access
+from gpve.server.together import Together
 from gpve.tasks.errors import BadBody
 from gpve.tasks.flows.create import Created
 
@@ -39,7 +40,7 @@ class Sizes:
         self._access = access
         self._known: list[Size] = []
         self._known_at = float("-inf")
-        self._looking: asyncio.Task[None] | None = None
+        self._together = Together(self._look)
 
     async def check(self, kind: str, body: Created) -> None:
         """Raise `BadBody` for a guest that no node which runs this kind could hold, if there is one that runs it."""
@@ -58,10 +59,7 @@ class Sizes:
     async def _sizes(self) -> list[Size]:
         """At most `LOOK_S` old."""
         if asyncio.get_running_loop().time() - self._known_at > LOOK_S:
-            if self._looking is None or self._looking.done():
-                self._looking = asyncio.create_task(self._look())
-            # Whoever gives up does not end it for the others.
-            await asyncio.shield(self._looking)
+            await self._together()
         return self._known
 
     async def _look(self) -> None:

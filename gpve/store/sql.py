@@ -68,8 +68,9 @@ class SqlStore:
             cursor = connection.cursor()
             cursor.execute(self._statements.begin)
             tx = SqlTx(cursor, self._statements)
-            tx.fetch(read for work in works for read in work.reads)
-            tx.fetch_ranges(asked for work in works for asked in work.ranges)
+            looks = [work.looks_at() for work in works]
+            tx.fetch(row for look in looks for row in look.rows)
+            tx.fetch_ranges(asked for look in looks for asked in look.ranges)
             results: list[Any] = []
             for work in works:
                 mark = len(tx.journal)

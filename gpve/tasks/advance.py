@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from gpve.tasks.errors import Conflict, Fenced, Refuse
 from gpve.tasks.events import Event, Kind, decode, encode, to_row
 from gpve.tasks.flow import Context, Flow, InStore, OnNode, Place
-from gpve.tasks.ledger import Key, Range, Row, Tx
+from gpve.tasks.ledger import Key, Looks, Range, Row, Tx
 from gpve.tasks.machine import OVER, Direction, Move, committed, context, in_doubt, observe, plan
 from gpve.tasks.outcome import Done, Outcome, Refused
 from gpve.tasks.records import VERBS, Decided, NoFit, claim
@@ -146,22 +146,20 @@ def advance(
     return result
 
 
-def wants(
-    flow: Flow, row: Row, body: Any, state: TaskState, observations: Sequence[Observation]
-) -> tuple[list[tuple[str, Key]], list[Range]]:
-    """What `advance` will probably read: rows by their keys, and ranges. The rest it asks for when it comes to it."""
+def wants(flow: Flow, row: Row, body: Any, state: TaskState, observations: Sequence[Observation]) -> Looks:
+    """What `advance` will probably read. The rest it asks for when it comes to it."""
     task: int = row["id"]
-    keys: list[tuple[str, Key]] = [("task", (task,))]
-    keys += [("node", (one.outcome.node,)) for one in observations if isinstance(one.outcome, Decided)]
+    rows: list[tuple[str, Key]] = [("task", (task,))]
+    rows += [("node", (one.outcome.node,)) for one in observations if isinstance(one.outcome, Decided)]
     over = sum(step.at in OVER for step in state.steps.values())
     if over + len(observations) < len(flow.steps):
-        return keys, []
+        return Looks(rows)
     ranges: list[Range] = [("lock", {"task": task}), ("outbox", {"task": task})]
     ranges += [("lock", in_the_way(lock.resource, lock.shared)) for lock in flow.locks(state.target, body)]
     if isinstance(state.target, int):
-        keys.append(("guest", (state.target,)))
+        rows.append(("guest", (state.target,)))
         ranges += [("volume", {"guest": state.target}), ("claim", {"guest": state.target})]
-    return keys, ranges
+    return Looks(rows, ranges)
 
 
 def in_the_way(resource: str, shared: bool) -> dict[str, Any]:

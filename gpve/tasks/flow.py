@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from gpve.tasks.ledger import Key, Range, Row, Tx
+from gpve.tasks.ledger import Looks, Row, Tx
 
 
 class Body(BaseModel):
@@ -21,9 +21,9 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    def looks_at(self, project: str) -> tuple[list[tuple[str, Key]], list[Range]]:
-        """Rows by their keys, and ranges, that submitting it in this project will probably read."""
-        return [], []
+    def looks_at(self, project: str) -> Looks:
+        """What submitting it in this project will probably read."""
+        return Looks()
 
 
 class Context(NamedTuple):

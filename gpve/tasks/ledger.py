@@ -37,14 +37,19 @@ class Tx(Protocol):
         """The next number of a counter of the whole store (`task`, `guest`, `epoch`)."""
 
 
+class Looks(NamedTuple):
+    """What is read: rows by (table, key), and what `Tx.where` is asked for."""
+
+    rows: Sequence[tuple[str, Key]] = ()
+    ranges: Sequence[Range] = ()
+
+
 class Work(NamedTuple):
     """A piece of work for one transaction: all of its writes, or, if it raises, none of them.
 
-    ``reads``: (table, key) pairs that it will want, and ``ranges``: what it will ask for by `Tx.where`. A store may
-    fetch them for many works at once.
+    ``looks_at``: what it will probably read. A store may ask for that, and fetch it for many works at once.
     ``run`` may be called several times (a database that gives up a transaction is asked again): it must not keep state.
     """
 
     run: Callable[[Tx], Any]
-    reads: Sequence[tuple[str, Key]] = ()
-    ranges: Sequence[Range] = ()
+    looks_at: Callable[[], Looks] = lambda: Looks()

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from gpve.tasks.errors import BadBody, Forbidden, KeyReused, NotFound, UnknownFlow
 from gpve.tasks.events import Event, Kind, encode, from_rows, to_row
 from gpve.tasks.flow import Body, Flow, Flows
-from gpve.tasks.ledger import Key, Range, Row, Tx, Work
-from gpve.tasks.state import CLOSED, Status, fold
+from gpve.tasks.ledger import Looks, Row, Tx, Work
+from gpve.tasks.state import CLOSED, Status, TaskState, fold
 
 KEY = re.compile(r"[!-~]{1,128}")
 
@@ -35,13 +35,11 @@ class Request:
         text = self.flow.name + encode(self.body.model_dump(mode="json"))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def looks_at(self) -> tuple[list[tuple[str, Key]], list[Range]]:
-        """Rows by their keys, and ranges, that submitting will probably read."""
-        keys, ranges = self.body.looks_at(self.project)
-        keys.append(("quota", (self.project,)))
-        if self.key is not None:
-            keys.append(("idempotency", (self.project, self.key)))
-        return keys, ranges
+    def looks_at(self) -> Looks:
+        """What submitting will probably read."""
+        rows, ranges = self.body.looks_at(self.project)
+        used = [] if self.key is None else [("idempotency", (self.project, self.key))]
+        return Looks([*rows, ("quota", (self.project,)), *used], ranges)
 
 
 def request(
@@ -151,13 +149,18 @@ def resume(tx: Tx, task: int) -> Row:
         event = Event(Kind.RESUMED, "", tx.now, row["epoch"], {})
         tx.put("event", to_row(task, row["seq"], event))
         # The log says which way it goes: one that gave up asking for the outcome of its commit step has not turned.
-        state = fold(from_rows(task, tx.where("event", task=task)))
+        state = logged(tx, task)
         row = {**row, "seq": state.seq, "status": str(state.status)}
     else:
         raise Forbidden(f"resume task {task}", row["status"], ("cancel it", "wait for its end"))
     tx.delete("alarm", task)
     tx.put("task", row)
     return row
+
+
+def logged(tx: Tx, task: int) -> TaskState:
+    """A task as its log says. Raises `CorruptLog`."""
+    return fold(from_rows(task, tx.where("event", task=task)))
 
 
 def _row(tx: Tx, task: int) -> Row:
@@ -169,4 +172,4 @@ def _row(tx: Tx, task: int) -> Row:
 
 def submitting(wish: Request) -> Work:
     """`submit` as a piece of work."""
-    return Work(lambda tx: submit(tx, wish), *wish.looks_at())
+    return Work(lambda tx: submit(tx, wish), wish.looks_at)

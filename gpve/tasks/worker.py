@@ -17,7 +17,7 @@ from gpve.tasks.events import decode, encode
 from gpve.tasks.flow import Flow, Flows
 from gpve.tasks.ha import Watch, declare_dead, recover, rejoin, renew
 from gpve.tasks.lease import Taken, beat, leave, poison, take, take_new
-from gpve.tasks.ledger import Key, Row, Tx, Work
+from gpve.tasks.ledger import Key, Looks, Row, Tx, Work
 from gpve.tasks.machine import Direction
 from gpve.tasks.operations import OpKey, key_of
 from gpve.tasks.outcome import Outcome, Unknown, from_json, to_json
@@ -145,7 +145,7 @@ class Worker:
             self._taken(taken)
             then(row)
 
-        self._submissions.append(Job(Work(run, *wish.looks_at()), after))
+        self._submissions.append(Job(Work(run, wish.looks_at), after))
 
     def do(self, work: Work, then: Callable[[Any], None]) -> None:
         """Have somebody else's work made in the next transaction; ``then`` gets its result, or the error."""
@@ -166,7 +166,7 @@ class Worker:
                 else:
                     self._taken(result)
 
-            self._jobs.append(Job(Work(run, (("task", (task,)),)), after))
+            self._jobs.append(Job(Work(run, partial(Looks, [("task", (task,))])), after))
         self.wants_work = False
 
     def _set_aside(self, task: int, error: Exception) -> None:
@@ -266,7 +266,7 @@ class Worker:
             return renew(tx, node, boot, self.incarnation)
 
         reads = (("node", (node,)), ("session", (node,)))
-        self._jobs.append(Job(Work(run, reads), lambda result: then(result is True)))
+        self._jobs.append(Job(Work(run, lambda: Looks(reads)), lambda result: then(result is True)))
 
     def watch(self, sessions: Iterable[Row], now: float) -> None:
         """Look at the beats of all nodes: declare dead who is silent, recover what ran there, take back who returns."""
@@ -423,7 +423,7 @@ class Worker:
                 return
             self._advanced(active, result)
 
-        return Job(Work(run, *wants(active.flow, row, active.body, state, observations)), after)
+        return Job(Work(run, lambda: wants(active.flow, row, active.body, state, observations)), after)
 
     def _taken(self, taken: Taken | None) -> None:
         if taken is None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpve.tasks.flows import FLOWS
 from gpve.tasks.lease import beat
-from gpve.tasks.ledger import Tx, Work
+from gpve.tasks.ledger import Looks, Tx, Work
 from gpve.tasks.records import Decided
 from gpve.tasks.submit import request, submit
 from gpve.tasks.tables import COUNTERS
@@ -305,7 +305,8 @@ def test_any_script_does_the_same_in_every_store(store, script):
                     raise RuntimeError
                 return seen
 
-            works.append(Work(run, ranges=[("network", {"kind": str(kind)}) for kind in announced]))
+            looks = Looks(ranges=[("network", {"kind": str(kind)}) for kind in announced])
+            works.append(Work(run, lambda looks=looks: looks))
             expected.append(RuntimeError if fails else seen)
             model = model if fails else after
         answers = store.transact(works)

@@ -11,7 +11,7 @@ from gpve.tasks.events import encode
 from gpve.tasks.flow import Body, Command, Context, Lock, Opened
 from gpve.tasks.flows import guests
 from gpve.tasks.flows.guests import Name, on, ports, volumes
-from gpve.tasks.ledger import Key, Range, Tx
+from gpve.tasks.ledger import Key, Looks, Tx
 
 Amount = Annotated[int, Field(ge=1, le=1 << 40)]
 Gib = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -54,11 +54,11 @@ class Created(Body):
             )
         return self
 
-    def looks_at(self, project: str) -> tuple[list[tuple[str, Key]], list[Range]]:
+    def looks_at(self, project: str) -> Looks:
         """As in `gpve.tasks.flow.Body`."""
-        keys: list[tuple[str, Key]] = [("network", (network,)) for network in self.networks]
-        keys += [("node", (self.node,))] if self.node is not None else []
-        return keys, [("guest", {"project": project, "name": self.name})]
+        rows: list[tuple[str, Key]] = [("network", (network,)) for network in self.networks]
+        rows += [("node", (self.node,))] if self.node is not None else []
+        return Looks(rows, [("guest", {"project": project, "name": self.name})])
 
     def made_of(self) -> dict[str, Any]:
         """The guest's spec."""

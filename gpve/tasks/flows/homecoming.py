@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpve.tasks.errors import Refuse
-from gpve.tasks.events import decode, from_rows
+from gpve.tasks.events import decode
 from gpve.tasks.flow import Flow
 from gpve.tasks.flows.agent_restart import agent_restart
 from gpve.tasks.flows.agent_stop import agent_stop
@@ -13,8 +13,8 @@ from gpve.tasks.flows.node_survey import NodeSurvey, node_survey
 from gpve.tasks.flows.vcluster_start import vcluster_start
 from gpve.tasks.flows.vm_start import vm_start
 from gpve.tasks.ledger import Row, Tx
-from gpve.tasks.state import CLOSED, Status, fold
-from gpve.tasks.submit import Request, cancel, submit
+from gpve.tasks.state import CLOSED, Status
+from gpve.tasks.submit import Request, cancel, logged, submit
 
 START = {"vm": vm_start, "vcluster": vcluster_start}
 
@@ -104,7 +104,7 @@ def _rests(tx: Tx, task: Row) -> bool:
     """Whether a task is stuck; a recovery only where it has turned, and so does not start the guest elsewhere."""
     if task["status"] != Status.STUCK:
         return False
-    return not _recovers(task) or fold(from_rows(task["id"], tx.where("event", task=task["id"]))).failed is not None
+    return not _recovers(task) or logged(tx, task["id"]).failed is not None
 
 
 def _asked_after(tx: Tx, node: str) -> set[int]:

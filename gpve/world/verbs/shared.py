@@ -82,11 +82,15 @@ def size(node: Hardware, a: Arguments) -> bool:
     return put(node.sizes, a["guest"], f"{spec['cpu_milli']}/{spec['memory_mib']}")
 
 
-def resizing(things: str, node: Hardware, a: Arguments) -> bool:
-    """Give a guest that is there as ``things`` another size."""
-    if a["guest"] not in getattr(node, things):
-        raise Cannot("there is no such guest")
-    return size(node, a)
+def resizing(things: str) -> Verb:
+    """A verb that gives a guest that is there as ``things`` another size."""
+
+    def resize(node: Hardware, a: Arguments) -> bool:
+        if a["guest"] not in getattr(node, things):
+            raise Cannot("there is no such guest")
+        return size(node, a)
+
+    return resize
 
 
 def mark(node: Hardware, a: Arguments) -> None:

@@ -1,7 +1,5 @@
 """Verbs of control planes."""
 
-from functools import partial
-
 from gpve.world.hardware import Arguments, Cannot, Hardware, Verb
 from gpve.world.verbs.shared import (
     drop,
@@ -83,7 +81,7 @@ VERBS: dict[str, Verb] = {
     "vcluster.unsleep": turn_of("planes", ("sleeping",), "running", undoes=True),
     "vcluster.wake": turn_of("planes", ("sleeping",), "running"),
     "vcluster.unwake": turn_of("planes", ("running", "defined"), "sleeping", undoes=True),
-    "vcluster.resize": partial(resizing, "planes"),
+    "vcluster.resize": resizing("planes"),
     "vcluster.upgrade": _upgrade,
     "vcluster.downgrade": _downgrade,
     "vcluster.accept": _accept,

@@ -1,7 +1,5 @@
 """Verbs of machines."""
 
-from functools import partial
-
 from gpve.world.hardware import Arguments, Cannot, Hardware, Verb
 from gpve.world.verbs.shared import (
     create_volumes,
@@ -99,7 +97,7 @@ VERBS: dict[str, Verb] = {
     "vm.snapshot": taking("machines"),
     "vm.unsnapshot": untake,
     "vm.rollback": put_back,
-    "vm.resize": partial(resizing, "machines"),
+    "vm.resize": resizing("machines"),
     "vm.prepare": _prepare,
     "vm.discard": _discard,
     "vm.transfer": _transfer,
