@@ -201,6 +201,14 @@ class Load:
         await asyncio.gather(*(caller() for _ in range(at_once)))
         return (self.made - first) / (time.perf_counter() - began)
 
+    def latencies(self) -> dict[str, float]:
+        """Of calls, and from the call until the guest runs."""
+        return {
+            f"{name}_p{percent}_ms": share(found, percent / 100)
+            for name, found in (("call", self.called), ("running", self.ran))
+            for percent in (50, 99)
+        }
+
     async def steady(self, rate: float, count: int) -> None:
         """So many a second, whether or not those before are answered."""
         async with self.cluster.client() as client:
@@ -243,10 +251,7 @@ async def measure(cluster: Cluster, seconds: float, rate: float, api: str) -> di
         after = [cpu_s(one.pid) for one in [*cluster.servers, cluster.swarm]], time.process_time()
         told["steady"] = {
             "rate": rate,
-            "call_p50_ms": share(load.called, 0.5),
-            "call_p99_ms": share(load.called, 0.99),
-            "running_p50_ms": share(load.ran, 0.5),
-            "running_p99_ms": share(load.ran, 0.99),
+            **load.latencies(),
             "settled_after_s": round(wait, 2),
             "cpu_s": [round(b - a, 1) for a, b in zip(before[0], after[0], strict=True)]
             + [round(after[1] - before[1], 1)],
@@ -260,8 +265,7 @@ async def measure(cluster: Cluster, seconds: float, rate: float, api: str) -> di
         told["closed"] = {
             "creates_per_s": round(creates, 1),
             "tasks_done_per_s": round((load.made - first) / (time.perf_counter() - began), 1),
-            "call_p50_ms": share(load.called, 0.5),
-            "call_p99_ms": share(load.called, 0.99),
+            **load.latencies(),
             "refused": dict(load.refused),
         }
         told["rss_loaded_mib"] = [round(rss_mib(one.pid), 1) for one in cluster.servers]
@@ -283,7 +287,8 @@ async def faults(cluster: Cluster, guests: int, chosen: random.Random) -> dict[s
         nonlocal kills, cuts
         while not over.is_set():
             await asyncio.sleep(chosen.uniform(2.0, 6.0))
-            if chosen.random() < 0.5:
+            # In turn: a short run sees both.
+            if kills <= cuts:
                 cluster.kill_server(chosen.randrange(len(cluster.servers)))
                 kills += 1
             else:
@@ -302,6 +307,7 @@ async def faults(cluster: Cluster, guests: int, chosen: random.Random) -> dict[s
                 await load.one(client)
 
         await asyncio.gather(*(one() for _ in range(guests)))
+        asked_s = time.perf_counter() - began
         over.set()
         await trouble
         wait = await settled(client, 600.0)
@@ -319,6 +325,8 @@ async def faults(cluster: Cluster, guests: int, chosen: random.Random) -> dict[s
         "cuts": cuts,
         "took_s": round(time.perf_counter() - began, 1),
         "settled_after_s": round(wait, 1),
+        "creates_per_s": round(guests / asked_s, 1),
+        **load.latencies(),
         "findings": findings,
         "rss_mib": [round(rss_mib(one.pid), 1) for one in cluster.servers],
     }

@@ -8,12 +8,9 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-import numpy as np
-
-from gpve.model.columns import Nodes
 from gpve.model.errors import InputError
-from gpve.scheduler.live import Demand, LiveCluster
 from gpve.scheduler.policy import Policy, load
+from gpve.server.warm import warm
 from gpve.tasks.flow import Place
 from gpve.tasks.ledger import Row
 
@@ -58,14 +55,3 @@ class Policies:
                 self._ready[name] = policy
             of[row["project"]] = self._ready[name]
         self._of = of
-
-
-def warm(policy: Policy) -> None:
-    """Have everything compiled that a decision needs: the first one must not take a minute."""
-    one = np.ones(1, dtype=np.int64)
-    none = np.zeros(1, dtype=np.int32)
-    cluster = LiveCluster(Nodes(("warm",), one, one, none, none - 1), policy, index_bytes=1 << 16)
-    cluster.observe(0, 1, 1, [], True)
-    cluster.place(Demand(1, 1), 0)
-    cluster.place(Demand(1, 1))
-    cluster.explain(Demand(2, 1))

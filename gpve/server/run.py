@@ -30,10 +30,11 @@ from gpve.server.http.app import build
 from gpve.server.metrics import METRICS
 from gpve.server.nodes_rpc import NodeService, PeerService
 from gpve.server.peers import Peers
-from gpve.server.policies import Policies, warm
+from gpve.server.policies import Policies
 from gpve.server.rpc import add_services
 from gpve.server.sessions import SessionNodes
 from gpve.server.settings import Settings
+from gpve.server.warm import compile_apart, warm
 from gpve.store.database import connect
 from gpve.store.sql import SqlStore
 from gpve.store.upgrade import upgrade
@@ -73,6 +74,7 @@ def serve(settings: Settings) -> None:
     upgrade(settings.address)
     database = connect(settings.address)
     policy = load(settings.policy)
+    compile_apart(settings.policy)
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(_serve(settings, SqlStore(database), policy))
     database.dispose()
