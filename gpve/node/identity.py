@@ -20,6 +20,9 @@ from gpve.model.errors import InputError
 
 RENEW_SHARE = 1 / 3
 """A certificate is renewed when less of its life is left."""
+FILE = "node.json"
+LONGEST = 16_384
+"""Bytes that an identity takes at most."""
 
 
 @dataclass(frozen=True)
@@ -40,32 +43,56 @@ class Identity:
         return certificate.not_valid_after_utc - datetime.now(UTC) < life * RENEW_SHARE
 
 
-def load(directory: Path) -> Identity | None:
-    """The identity kept in a directory; None: it has not joined yet."""
-    try:
-        told = json.loads((directory / "node.json").read_text())
-        key, certificate, ca = ((directory / name).read_bytes() for name in ("node.key", "node.pem", "ca.pem"))
-    except FileNotFoundError:
-        return None
+def to_json(identity: Identity) -> dict[str, Any]:
+    """For a file that nobody else may read."""
+    pems = {"key": identity.key, "certificate": identity.certificate, "ca": identity.ca}
+    told = {name: pem.decode() for name, pem in pems.items()}
+    return {"name": identity.name, "servers": list(identity.servers), **told}
+
+
+def from_json(told: dict[str, Any]) -> Identity:
+    """What `to_json` made. Raises `KeyError`."""
+    key, certificate, ca = (told[name].encode() for name in ("key", "certificate", "ca"))
     return Identity(told["name"], key, certificate, ca, tuple(told["servers"]))
 
 
+def load(directory: Path) -> Identity | None:
+    """The identity kept in a directory; None: it has not joined yet. Raises `InputError`."""
+    path = directory / FILE
+    try:
+        return from_json(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read ({error!r}); remove it, and join anew with a token") from error
+
+
 def keep(directory: Path, identity: Identity) -> None:
-    """Keep it; node.json comes last, and says that all is there."""
-    for name, data in (("node.key", identity.key), ("node.pem", identity.certificate), ("ca.pem", identity.ca)):
-        replace(directory / name, data)
-    told = {"name": identity.name, "servers": list(identity.servers)}
-    replace(directory / "node.json", json.dumps(told).encode())
+    """Keep it. One file: a key without its certificate would be of no use to anybody. Raises `OSError`."""
+    replace(directory / FILE, json.dumps(to_json(identity)).encode())
+
+
+def try_to_keep(directory: Path) -> None:
+    """Raise `OSError` if an identity could not be kept here: a full disk must not cost a token, which works once."""
+    trial = directory / f"{FILE}.trial"
+    try:
+        replace(trial, bytes(LONGEST))
+    finally:
+        trial.unlink(missing_ok=True)
 
 
 def replace(path: Path, data: bytes) -> None:
     """Replace a file that nobody else may read."""
     new = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def request_of(name: str, key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -5,7 +5,7 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from gpve.node.executor import CallError, Cannot, Executor, Frame, Spent
@@ -55,18 +55,24 @@ class Node:
         self._lease_until = max(self._lease_until, until)
         if not self._leased and self.leased:
             self._leased = True
-            for executor in set(self._executors.values()):
-                await executor.restart_ha()
-            await self._journal.disk.written()
+            await self._all(lambda executor: executor.restart_ha())
 
     async def expire(self) -> None:
         """End what may not run any more, if the lease is over. To be called at `lease_until`, and now and then."""
         if self._leased and not self.leased:
             self._leased = False
             LOG.warning("the lease is over: guests with ha are ended", extra={"node": self.name})
-            for executor in set(self._executors.values()):
-                await executor.end_ha()
-            await self._journal.disk.written()
+            await self._all(lambda executor: executor.end_ha())
+
+    async def _all(self, see_to: Callable[[Executor], Awaitable[None]]) -> None:
+        """Of all executors, whether or not the journal can be written now: how things are is written with what is next,
+        and a node agent that starts anew has no lease, whatever the journal says."""
+        for executor in set(self._executors.values()):
+            try:
+                await see_to(executor)
+                await self._journal.disk.written()
+            except sqlite3.Error as error:
+                LOG.warning("the journal cannot be written: %s", error, extra={"node": self.name})
 
     @property
     def lease_until(self) -> float:

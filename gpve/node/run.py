@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,16 +48,26 @@ class Settings:
 
 def serve(settings: Settings) -> None:
     """Join if need be, and serve until a signal asks for the end; guests go on. Raises `InputError`."""
-    settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    me = identity.load(settings.directory)
-    if me is None:
-        if not (settings.server and settings.token and settings.name):
-            raise InputError(f"{settings.directory} has no identity yet: say --server, --token and --name")
-        me = identity.join(settings.server, settings.token, settings.name)
-        identity.keep(settings.directory, me)
-    elif settings.name not in ("", me.name):
+    try:
+        settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        me = identity.load(settings.directory) or _join(settings)
+        disk = Disk(settings.directory / "journal.db")
+        disk.forget()
+    except (OSError, sqlite3.Error) as error:
+        raise InputError(f"{settings.directory} cannot be written: {error}") from error
+    if settings.name not in ("", me.name):
         raise InputError(f"{settings.directory} is of node {me.name}, not {settings.name}")
-    asyncio.run(_serve(settings, me))
+    asyncio.run(_serve(settings, me, disk))
+
+
+def _join(settings: Settings) -> identity.Identity:
+    """Raises `InputError`, or `OSError` if the identity cannot be kept."""
+    if not (settings.server and settings.token and settings.name):
+        raise InputError(f"{settings.directory} has no identity yet: say --server, --token and --name")
+    identity.try_to_keep(settings.directory)
+    me = identity.join(settings.server, settings.token, settings.name)
+    identity.keep(settings.directory, me)
+    return me
 
 
 def preflight(settings: Settings) -> dict[str, Any]:
@@ -74,12 +85,10 @@ def preflight(settings: Settings) -> dict[str, Any]:
     return asyncio.run(ask())
 
 
-async def _serve(settings: Settings, me: identity.Identity) -> None:
+async def _serve(settings: Settings, me: identity.Identity, disk: Disk) -> None:
     over = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, over.set)
-    disk = Disk(settings.directory / "journal.db")
-    disk.forget()
     journal = Journal(disk, me.name)
     executors: dict[str, Executor] = {"": Simulated(journal, settings.work_s)} if settings.simulated else {}
     runtime, check = await _runtime(settings, journal)
@@ -105,7 +114,10 @@ async def _serve(settings: Settings, me: identity.Identity) -> None:
         task.cancel()
     if runtime is not None:
         await runtime.close()
-    disk.close()
+    try:
+        disk.close()
+    except sqlite3.Error as error:
+        LOG.warning("the journal cannot be written at the end: %s", error, extra={"node": me.name})
     for task in done:
         task.result()
 

@@ -265,6 +265,8 @@ class Link:
                     await self._renew_now()
                 except grpc.RpcError as error:
                     LOG.warning("the certificate was not renewed: %s", error.details())
+                except OSError as error:
+                    LOG.warning("the certificate was not renewed: it cannot be kept: %s", error)
             await asyncio.sleep(RENEW_LOOK_S * random.uniform(0.5, 1.0))
 
     async def _renew_now(self) -> None:
@@ -272,8 +274,10 @@ class Link:
         async with self._channel() as channel:
             request = pb.RenewRequest(csr=who.request_of(self._identity.name, key))
             reply = await node_pb2_grpc.NodeServiceStub(channel).Renew(request, timeout=30.0)
-        self._identity = who.renewed(self._identity, pem, reply.certificate, self._servers)
-        self._keep(self._identity)
+        renewed = who.renewed(self._identity, pem, reply.certificate, self._servers)
+        # Kept first: until it is, the one before is what the node starts with.
+        self._keep(renewed)
+        self._identity = renewed
 
 
 _KEPT: set[asyncio.Task[None]] = set()

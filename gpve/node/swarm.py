@@ -63,22 +63,12 @@ async def _serve(
 
     async def identify(name: str) -> Identity:
         if name in known:
-            told = known[name]
-            key, certificate, ca = (told[part].encode() for part in ("key", "certificate", "ca"))
-            return Identity(name, key, certificate, ca, tuple(told["servers"]))
+            return identity.from_json(known[name])
         async with gate:
             return await loop.run_in_executor(None, join, name)
 
     identities = await asyncio.gather(*(identify(name) for name in names))
-    told = {
-        one.name: {
-            "key": one.key.decode(),
-            "certificate": one.certificate.decode(),
-            "ca": one.ca.decode(),
-            "servers": list(one.servers),
-        }
-        for one in identities
-    }
+    told = {one.name: identity.to_json(one) for one in identities}
     identity.replace(kept, json.dumps(told).encode())
     disk = Disk(directory / "journal.db" if durable else ":memory:")
     links = []

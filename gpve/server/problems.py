@@ -8,7 +8,7 @@ import grpc
 from gpve.model.errors import InputError
 from gpve.tasks.errors import BadBody, Forbidden, KeyReused, NotFound, OverQuota, UnknownFlow
 from gpve.tasks.retention import Compacted
-from gpve.world.store import StoreDown
+from gpve.world.store import StoreDown, StoreFull
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -101,6 +101,9 @@ def problem_of(error: BaseException) -> Problem:
             return Problem(403, "over-quota", told, [(error.resource, told)])
         case Compacted():
             return Problem(410, "compacted", told)
+        case StoreFull():
+            full = "the disk of the database is full; try again when there is room"
+            return Problem(503, "store-away", full, retry_after_s=30)
         case StoreDown() | TimeoutError():
             return Problem(503, "store-away", "the database does not answer; try again", retry_after_s=2)
     return Problem(500, "defect", "a defect of GPVE; the server's log has more under the id of this request")

@@ -24,13 +24,17 @@ def connect(address: str) -> Engine:
             event.listen(engine, "connect", _open_sqlite)
             return engine
         case "mysql" | "mariadb":
-            return create_engine(
+            # Each way to the server and back counts: a read is one statement, without a transaction around it. And
+            # whether a connection of the pool still stands is not asked beforehand: `SqlStore` takes another if not.
+            engine = create_engine(
                 url,
-                isolation_level="READ COMMITTED",
-                pool_pre_ping=True,
+                isolation_level="AUTOCOMMIT",
+                skip_autocommit_rollback=True,
                 pool_recycle=1800,
                 connect_args={"connect_timeout": 5, "read_timeout": 30, "write_timeout": 30},
             )
+            event.listen(engine, "connect", _open_mysql)
+            return engine
         case other:
             raise InputError(f"GPVE keeps its data in SQLite or MySQL (MariaDB), not in {other}")
 
@@ -42,6 +46,11 @@ def _open_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     # Each connection would keep 2 MiB of its own; the system keeps the file's pages for all of them.
     connection.execute("PRAGMA cache_size = -512")
+
+
+def _open_mysql(connection: Any, record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
 def migrate(engine: Engine) -> None:

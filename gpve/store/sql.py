@@ -27,10 +27,12 @@ from gpve.store.statements import Statements
 from gpve.store.tx import SqlTx
 from gpve.tasks.ledger import Key, Row, Work
 from gpve.tasks.retention import Compacted
-from gpve.world.store import StoreDown
+from gpve.world.store import StoreDown, StoreFull
 
 GIVEN_UP = (1205, 1213)
 """MySQL: a lock waited for too long, or a deadlock: the transaction is rolled back, and may be tried again."""
+FULL = (sqlite3.SQLITE_FULL, 1021, 1114)
+"""SQLite: no room. MySQL: none on the disk, or none in a table."""
 TRIES = 5
 
 
@@ -50,23 +52,18 @@ class SqlStore:
                     return self._transact(works)
             except (pymysql.err.OperationalError, sqlite3.OperationalError) as error:
                 if not _rolled_back(error) or attempt == TRIES - 1:
-                    raise StoreDown(str(error)) from error
+                    raise _down(error) from error
             except (pymysql.err.IntegrityError, sqlite3.IntegrityError) as error:
                 # Somebody else inserted what these works had looked for in vain. Now they will find it.
                 if attempt == TRIES - 1:
-                    raise StoreDown(str(error)) from error
+                    raise _down(error) from error
             except (pymysql.err.Error, sqlite3.Error, DBAPIError) as error:
-                raise StoreDown(str(error)) from error
+                raise _down(error) from error
         raise AssertionError
 
     def _transact(self, works: Sequence[Work]) -> list[Any]:
+        connection, cursor = self._begun()
         try:
-            connection: Any = self._engine.raw_connection()
-        except DBAPIError as error:
-            raise StoreDown(str(error)) from error
-        try:
-            cursor = connection.cursor()
-            cursor.execute(self._statements.begin)
             tx = SqlTx(cursor, self._statements)
             looks = [work.looks_at() for work in works]
             tx.fetch(row for look in looks for row in look.rows)
@@ -89,6 +86,23 @@ class SqlStore:
             raise
         connection.close()
         return results
+
+    def _begun(self) -> tuple[Any, Any]:
+        """A connection with a transaction, and a cursor. What the database's driver raises, and `DBAPIError`."""
+        for again in (True, False):
+            connection: Any = self._engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                cursor.execute(self._statements.begin)
+                return connection, cursor
+            except self._engine.dialect.loaded_dbapi.Error as error:
+                gone = self._engine.dialect.is_disconnect(error, connection.driver_connection, None)
+                connection.invalidate()
+                if not (gone and again):
+                    raise
+                # It lay in the pool while the database was away, and so did the others. Nothing is lost yet.
+                self._engine.dispose()
+        raise AssertionError
 
     def claimable(self, me: str, versions: Sequence[tuple[str, int, str]], limit: int) -> list[int]:
         """As in `gpve.world.store.Store`."""
@@ -246,22 +260,21 @@ class SqlStore:
 
     def snapshot(self, tables: Sequence[str], at_once: int) -> Generator[tuple[str, list[Row]], None, None]:
         """All rows of these tables as they were at one moment, a batch at a time, by primary key."""
-        mysql = self._engine.dialect.name != "sqlite"
         try:
             with self._engine.connect() as connection:
-                if mysql:
-                    connection = connection.execution_options(isolation_level="REPEATABLE READ")
-                    connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT")
-                else:
-                    connection.exec_driver_sql("BEGIN")
-                for table in tables:
-                    found = METADATA.tables[table]
-                    result = connection.execute(select(found).order_by(*found.primary_key))
-                    names = tuple(map(str, result.keys()))
-                    while batch := result.fetchmany(at_once):
-                        yield table, [dict(zip(names, row, strict=True)) for row in batch]
+                for begin in self._statements.snapshot:
+                    connection.exec_driver_sql(begin)
+                try:
+                    for table in tables:
+                        found = METADATA.tables[table]
+                        result = connection.execute(select(found).order_by(*found.primary_key))
+                        names = tuple(map(str, result.keys()))
+                        while batch := result.fetchmany(at_once):
+                            yield table, [dict(zip(names, row, strict=True)) for row in batch]
+                finally:
+                    connection.exec_driver_sql("ROLLBACK")
         except DBAPIError as error:
-            raise StoreDown(str(error)) from error
+            raise _down(error) from error
 
     def compacted_decisions(self, limit: int) -> list[Key]:
         """Keys of decisions up to the compacted revision."""
@@ -281,14 +294,18 @@ class SqlStore:
         return float(self._select(select(self._statements.now.label("now")))[0]["now"])
 
     def _select(self, query: "Select[Any]") -> list[Row]:
-        try:
-            with self._engine.connect() as connection:
-                result = connection.execute(query)
-                # Plain strings: what SQLAlchemy names columns with is a kind of its own.
-                names = tuple(map(str, result.keys()))
-                return [dict(zip(names, row, strict=True)) for row in result]
-        except DBAPIError as error:
-            raise StoreDown(str(error)) from error
+        for again in (True, False):
+            try:
+                with self._engine.connect() as connection:
+                    result = connection.execute(query)
+                    # Plain strings: what SQLAlchemy names columns with is a kind of its own.
+                    names = tuple(map(str, result.keys()))
+                    return [dict(zip(names, row, strict=True)) for row in result]
+            except DBAPIError as error:
+                # A connection that lay in the pool while the database was away: all of them are new ones now.
+                if not (error.connection_invalidated and again):
+                    raise _down(error) from error
+        raise AssertionError
 
 
 class _FileLock:
@@ -320,3 +337,9 @@ def _turnstile(engine: Engine) -> "AbstractContextManager[None]":
 def _rolled_back(error: Exception) -> bool:
     code = error.args[0] if error.args else None
     return code in GIVEN_UP or "database is locked" in str(error)
+
+
+def _down(error: Exception) -> StoreDown:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(cause, "sqlite_errorcode", None) or (cause.args[0] if cause and cause.args else None)
+    return StoreFull(str(cause)) if code in FULL else StoreDown(str(error))

@@ -11,6 +11,7 @@ from gpve.tasks.tables import TABLES
 
 SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 MYSQL_NOW = "UNIX_TIMESTAMP(NOW(6))"
+SNAPSHOT = ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "START TRANSACTION WITH CONSISTENT SNAPSHOT")
 
 
 class Statements:
@@ -27,6 +28,8 @@ class Statements:
         self.now: ColumnElement[float] = literal_column(now)
         """The database's clock, seconds since 1970."""
         self.begin = "BEGIN IMMEDIATE" if self._sqlite else "START TRANSACTION"
+        self.snapshot = ("BEGIN",) if self._sqlite else SNAPSHOT
+        """What begins a transaction that sees all as it is now, whatever others write meanwhile."""
         counter, name, value = self._quote("counter"), self._quote("name"), self._quote("value")
         self.counters = f"SELECT {name}, {value}, {now} FROM {counter} ORDER BY {name}{self._lock}"
         """All counters and the clock; whoever has read them is alone until he commits."""

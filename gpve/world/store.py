@@ -58,3 +58,7 @@ class Store(Protocol):
 
 class StoreDown(Exception):
     """The store does not answer, or the connection broke; the transaction may or may not have been committed."""
+
+
+class StoreFull(StoreDown):
+    """There is no room where the store lies: nothing was committed."""

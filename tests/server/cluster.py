@@ -87,13 +87,15 @@ class Server(Process):
         self.url = f"https://{host}:{ports[0]}"
         self.start()
 
-    def start(self) -> "Server":
+    def arguments(self) -> list[object]:
+        """Its command line."""
         api, rpc, node = self.ports
         arguments = [*GPVE, "server", "--dir", self.directory, "--bind", self.host, "--api-port", api]
         arguments += ["--rpc-port", rpc, "--node-port", node, *self.options]
-        if self.database:
-            arguments += ["--database", self.database]
-        super().__init__(arguments, self.directory / "log")
+        return [*arguments, "--database", self.database] if self.database else arguments
+
+    def start(self) -> "Server":
+        super().__init__(self.arguments(), self.directory / "log")
         return self
 
     def client(self, token: str) -> Client:

@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 
 from gpve.client import Client
 from gpve.client.contexts import Context, Contexts, keep
-from gpve.node.identity import Identity, join
+from gpve.node.identity import Identity, join, load
 from gpve.v1 import cluster_pb2, cluster_pb2_grpc, guest_pb2, guest_pb2_grpc, node_pb2, node_pb2_grpc
 from tests.server.cluster import Cluster, done, refused
 
@@ -410,7 +410,9 @@ def test_hostile_nodes(api: Cluster, client: Client) -> None:
     ca = (server.directory / "ca.pem").read_bytes()
     address, options = f"127.0.0.1:{server.ports[2]}", [("grpc.ssl_target_name_override", "gpve-server")]
     home = api.nodes["a"].directory
-    key, certificate = (home / "node.key").read_bytes(), (home / "node.pem").read_bytes()
+    me = load(home)
+    assert me is not None
+    key, certificate = me.key, me.certificate
     before = [node.revision for node in client.nodes()]
     nobody = grpc.ssl_channel_credentials(ca)
     with grpc.secure_channel(address, nobody, options) as channel, pytest.raises(grpc.RpcError):

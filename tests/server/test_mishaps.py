@@ -10,7 +10,7 @@ from gpve.runtime.v1 import runtime_pb2 as pb
 from gpve.store.database import connect
 from gpve.store.sql import SqlStore
 from gpve.tasks.ledger import Work
-from tests.server.cluster import Cluster, NodeAgent, done, refused, until
+from tests.server.cluster import GPVE, Cluster, NodeAgent, Process, Server, done, refused, until
 from tests.server.test_agents import SH, spec
 from tests.tasks.mariadb import MariaDb
 
@@ -126,9 +126,7 @@ def test_a_full_disk_loses_no_task(cluster: Cluster) -> None:
     disk = cluster.directory / "disk"
     disk.mkdir()
     cluster.server("s")
-    command = f'mount -t tmpfs -o size=1m,mode=700 none {disk} && exec "$@"'
-    # The mount is in a namespace of the node agent's own.
-    within = ["unshare", "--mount", "--propagation", "private", "sh", "-c", command, "sh"]
+    within = _with_small_disk(disk, "1m")
     directory = disk / "n"
     client = cluster.client()
     cluster.nodes["n"] = node = _on(disk, directory, cluster, within)
@@ -145,13 +143,84 @@ def test_a_full_disk_loses_no_task(cluster: Cluster) -> None:
     assert client.audit() == []
 
 
+def test_a_full_disk_of_the_database_loses_no_task(cluster: Cluster) -> None:
+    """It is said in a sentence; what was accepted is done when there is room, and what was refused leaves nothing."""
+    disk = cluster.directory / "disk"
+    disk.mkdir()
+    cluster.servers["s"] = server = _server_on(disk, cluster)
+    client = cluster.client()
+    cluster.node("a", ("--cpu", "4000", "--memory", "4096"))
+    done(client, client.create("vm", {**VM, "name": "first"}))
+    inside = ["nsenter", f"--mount=/proc/{server.pid}/ns/mnt"]
+    accepted = []
+
+    def refusal() -> str:
+        """What the server says once it has no room, whatever it still found room for."""
+        for _ in range(1000):
+            answer = client._http.post(
+                f"{server.url}/api/v1/vms", json={**VM, "name": f"v{len(accepted)}", "cpu_milli": 1}
+            )
+            if answer.status_code != 202:
+                assert answer.status_code == 503, answer.text
+                return str(answer.json()["detail"])
+            accepted.append(answer.json()["id"])
+        raise AssertionError("the disk is not full")
+
+    subprocess.run([*inside, "sh", "-c", f"dd if=/dev/zero of={disk}/ballast bs=4k 2>/dev/null; true"], check=True)
+    assert "disk of the database is full" in refusal()
+    time.sleep(3.0)
+    assert server.running
+    subprocess.run([*inside, "rm", f"{disk}/ballast"], check=True)
+    done(client, client.create("vm", {**VM, "name": "last", "cpu_milli": 1}), 60.0)
+    for task in accepted:
+        done(client, client.task(task), 60.0)
+    names = {guest.name for guest in client.list()}
+    assert names == {"first", "last", *(f"v{number}" for number in range(len(accepted)))}
+    assert client.audit() == []
+
+
+def test_a_node_without_room_does_not_join_and_keeps_its_token(cluster: Cluster) -> None:
+    disk = cluster.directory / "disk"
+    disk.mkdir()
+    server = cluster.server("s")
+    token = cluster.client().join_token()
+    fill = f'dd if=/dev/zero of={disk}/ballast bs=4k 2>/dev/null; exec "$@"'
+    joining = [*GPVE, "node-agent", "--server", server.url, "--token", token, "--name", "n", "--agents", "simulated"]
+    within = [*_with_small_disk(disk, "64k"), "sh", "-c", fill, "sh"]
+    refused = subprocess.run([*within, *joining, "--dir", str(disk)], capture_output=True, text=True)
+    assert refused.returncode == 2, refused
+    assert refused.stderr.startswith(f"gpve: {disk} cannot be written: "), refused.stderr
+    node = NodeAgent(cluster.directory / "n", "n", server.url, token, ("--agents", "simulated"))
+    cluster.nodes["n"] = node
+    until(lambda: [one.name for one in cluster.client().nodes() if one.alive] == ["n"], 30.0)
+
+
+def _with_small_disk(disk: Path, size: str) -> list[str]:
+    """What runs a command with a small file system, in a mount namespace of its own."""
+    command = f'mount -t tmpfs -o size={size},mode=700 none {disk} && exec "$@"'
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", command, "sh"]
+
+
+def _server_on(disk: Path, cluster: Cluster) -> Server:
+    """A server whose database is on that disk."""
+
+    class OnDisk(Server):
+        def start(self) -> "OnDisk":
+            arguments = self.arguments()
+            Process.__init__(self, arguments, self.directory / "log", _with_small_disk(disk, "8m"))
+            return self
+
+    made = OnDisk(cluster.directory / "s", f"sqlite:///{disk}/gpve.db")
+    cluster.servers["s"] = made
+    made.ready(cluster.token)
+    return made
+
+
 def _on(disk: Path, directory: Path, cluster: Cluster, within: list[str]) -> NodeAgent:
     """A node agent whose directory is on that disk; its log is not."""
 
     class OnDisk(NodeAgent):
         def start(self) -> "OnDisk":
-            from tests.server.cluster import GPVE, Process
-
             arguments = [*GPVE, "node-agent", "--dir", directory, *self.options, *self._join]
             Process.__init__(self, arguments, cluster.directory / "n.log", within)
             return self
