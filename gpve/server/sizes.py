@@ -7,7 +7,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 
-from gpve.model.kinds import taint_without
+from gpve.model.kinds import real, tolerated
 from gpve.server.access import Access
 from gpve.server.together import Together
 from gpve.tasks.errors import BadBody
@@ -44,7 +44,9 @@ class Sizes:
 
     async def check(self, kind: str, body: Created) -> None:
         """Raise `BadBody` for a guest that no node which runs this kind could hold, if there is one that runs it."""
-        sizes = [size for size in await self._sizes() if taint_without(kind) not in size.taints]
+        found = await self._sizes()
+        borne = tolerated(kind, real(kind, (size.taints for size in found)))
+        sizes = [size for size in found if size.taints <= borne]
         if not sizes or any(size.holds(body) for size in sizes):
             return
         for name in ("cpu_milli", "memory_mib"):

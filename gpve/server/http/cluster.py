@@ -93,6 +93,7 @@ def router() -> APIRouter:
         ("/nodes/{node}", _node, get, 200, Node, "nodes"),
         ("/nodes/{node}/usage", _usage, get, 200, Usage, "nodes"),
         ("/nodes/{node}/drain", _drain, post, 202, Drain, "nodes"),
+        ("/nodes/{node}/close", _close, post, 202, Task, "nodes"),
         ("/nodes/{node}/open", _open, post, 202, Task, "nodes"),
         ("/nodes/{node}", _leave, delete, 204, None, "nodes"),
         ("/join-tokens", _join_token, post, 201, NewToken, "nodes"),
@@ -199,8 +200,13 @@ async def _drain(control: Cases, node: NodeName, body: DrainWish, wish: WishOf) 
     return Json({"task": task, "blockers": stay}, 202)
 
 
+async def _close(control: Cases, node: NodeName, wish: WishOf) -> Response:
+    """Close a node: it takes no more guests, and those on it stay."""
+    return accepted(await control.members.close_node(node, wish))
+
+
 async def _open(control: Cases, node: NodeName, wish: WishOf) -> Response:
-    """Open a node that was drained."""
+    """Open a node that was drained or closed."""
     return accepted(await control.members.open_node(node, wish))
 
 

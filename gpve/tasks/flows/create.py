@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from gpve.model.phases import MOVES
-from gpve.tasks.errors import Forbidden, NotFound
+from gpve.tasks.errors import BadBody, Forbidden, NotFound
 from gpve.tasks.events import encode
 from gpve.tasks.flow import Body, Command, Context, Lock, Opened
 from gpve.tasks.flows import guests
@@ -15,7 +15,7 @@ from gpve.tasks.ledger import Key, Looks, Tx
 
 Amount = Annotated[int, Field(ge=1, le=1 << 40)]
 Gib = Annotated[int, Field(ge=1, le=1 << 20)]
-Pool = Annotated[str, Field(min_length=1, max_length=64)]
+Pool = Annotated[str, Field(pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9._-]{0,62}[a-zA-Z0-9])?$")]
 NodeName = Annotated[str, Field(min_length=1, max_length=253)]
 
 
@@ -40,7 +40,8 @@ class Created(Body):
     gpu_milli: Annotated[int, Field(ge=0, le=1000)] = 0
     networks: Annotated[tuple[str, ...], Field(strict=False, max_length=16)] = ()
     node: NodeName | None = None
-    """The one node that will do; None: the scheduler's choice."""
+    """Where it starts; None: the scheduler's choice. Later it may move as any other: by a migration, a drain, high
+    availability."""
     autostart: bool = True
     ha: bool = False
     """Restart it elsewhere when its node dies. Its volumes must be in a shared pool; an agent starts with an empty
@@ -49,9 +50,8 @@ class Created(Body):
     @model_validator(mode="after")
     def _shared_volumes(self) -> Self:
         if self.ha and any(disk.pool == LOCAL for disk in self.volumes_to_make()):
-            raise ValueError(
-                f"a guest with ha needs its volumes in a shared pool; those in {LOCAL!r} die with their node"
-            )
+            problem = f"its volumes must be in a shared pool, since those in {LOCAL!r} die with their node; name one"
+            raise BadBody("create", "ha", problem)
         return self
 
     def looks_at(self, project: str) -> Looks:
