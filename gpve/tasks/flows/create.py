@@ -1,5 +1,6 @@
 """What creating a guest of any kind shares: its body, its row, its quota, and what becomes of them."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Self
 
@@ -15,10 +16,11 @@ from gpve.tasks.ledger import Key, Looks, Tx
 
 Amount = Annotated[int, Field(ge=1, le=1 << 40)]
 Gib = Annotated[int, Field(ge=1, le=1 << 20)]
-Pool = Annotated[str, Field(pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9._-]{0,62}[a-zA-Z0-9])?$")]
+Pool = Annotated[str, Field(min_length=1, max_length=64)]
 NodeName = Annotated[str, Field(min_length=1, max_length=253)]
 
 
+POOL = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9._-]{0,62}[a-zA-Z0-9])?")
 LOCAL = "local"
 """The pool of a node's own disks; every other pool is shared by the nodes."""
 
@@ -80,6 +82,12 @@ class Ranked(Created):
         return super().made_of() | {"priority": self.priority}
 
 
+def check_pool(pool: str, field: str) -> None:
+    """Raises `BadBody` if that is no name. Asked of new tasks: those under way keep their body."""
+    if not POOL.fullmatch(pool):
+        raise BadBody("create", field, f"{pool!r} is no name: letters, digits, and . _ - between them")
+
+
 def mac_of(guest: int, port: int) -> str:
     """A locally administered address that no other port of the cluster has."""
     number = guest << 4 | port
@@ -126,6 +134,7 @@ def register(
     phase = MOVES[kind]["create"].during
     tx.put("guest", {**row, "phase": phase, "task": task, "node": None, "spec": encode(made_of)})
     for at, disk in enumerate(disks):
+        check_pool(disk.pool, f"disks.{at}.pool" if "disks" in type(body).model_fields else "pool")
         volume = {"id": f"{guest}-{at}", "guest": guest, "pool": disk.pool, "node": None}
         tx.put("volume", {**volume, "size_gib": disk.size_gib, "task": task})
     plug_into(tx, guest, networks)
