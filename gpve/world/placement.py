@@ -175,7 +175,7 @@ class SchedulerPlacer:
         for n in shunned:
             cluster.set_open(n, False)
         try:
-            answer = self._decide(cluster, place, demand, sum(was_open.values()))
+            answer = self._decide(cluster, place, demand, len(shunned))
             if not isinstance(answer, Claim):
                 return answer
             version, is_open = self._known[answer.node]
@@ -191,7 +191,7 @@ class SchedulerPlacer:
                 cluster.set_open(n, was_open[n])
 
     def _decide(self, cluster: LiveCluster, place: Place, demand: Demand, shunned: int) -> Claim | NoFit:
-        """``shunned``: how many nodes that are open were closed for this question alone."""
+        """``shunned``: how many nodes are out of the question: nobody needs to be told of those."""
         only = None
         if place.only is not None:
             only = self._at.get(place.only)
@@ -205,8 +205,7 @@ class SchedulerPlacer:
         if only is not None:
             return NoFit({f"{place.only}: {self._sentence(answer, place)}": 1})
         told = dict(cluster.reasons(demand))
-        if shunned:
-            told[Reason.UNSCHEDULABLE] = told.get(Reason.UNSCHEDULABLE, 0) - shunned
+        told[Reason.UNSCHEDULABLE] = told.get(Reason.UNSCHEDULABLE, 0) - shunned
         return NoFit(self._counts(told, place))
 
     def _sentence(self, reason: Reason, place: Place) -> str:

@@ -183,8 +183,6 @@ def test_who_is_shunned_is_not_told_of_and_a_dead_node_stays_shut() -> None:
     rows.add("b", cpu=0)
     assert placer.decide([question], rows) == [NoFit({"larger than the whole node": 1})]
     rows.alter("a", alive=False)
-    assert placer.decide([question], rows) == [
-        NoFit({"larger than the whole node": 1, "the node takes no guests now": 1})
-    ]
+    assert placer.decide([question], rows) == [NoFit({"larger than the whole node": 1})]
     (answer,) = placer.decide([Question(2, "place", _small("vm"))], rows)
     assert isinstance(answer, NoFit)
