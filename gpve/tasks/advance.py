@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from gpve.model.reasons import counted
 from gpve.tasks.errors import Conflict, Fenced, Refuse
 from gpve.tasks.events import Event, Kind, decode, encode, to_row
 from gpve.tasks.flow import Context, Flow, InStore, OnNode, Place
@@ -275,7 +276,7 @@ def _place(
             _record(log, flow, name, "do", outcome, seed)
             return True
         case NoFit(reasons) if not move.step.waits:
-            told = _told(reasons) or "there is none to choose from"
+            told = "; ".join(counted(reasons)) or "there is none to choose from"
             _record(log, flow, name, "do", Refused(f"no node fits: {told}", again=False, reached=False), seed)
             return True
         case NoFit(reasons) if log.state.waiting != dict(reasons):
@@ -357,18 +358,12 @@ def _settle(tx: Tx, flow: Flow, row: Row, state: TaskState, seen: Context) -> bo
     return freed
 
 
-def _told(reasons: Mapping[str, int]) -> str:
-    """How many nodes say what."""
-    each = (f"{count} node{'s' * (count != 1)}: {reason}" for reason, count in sorted(reasons.items()))
-    return "; ".join(each)
-
-
 def _reason(flow: Flow, state: TaskState) -> str | None:
     """Why it is undone, or what it waits for."""
     if state.failed is not None:
         return state.failed
     if state.waiting is not None:
-        return _told(state.waiting) or "there is no node yet"
+        return "; ".join(counted(state.waiting)) or "there is no node yet"
     if state.status not in CLOSED:
         for step in flow.steps:
             at = state.steps.get(step.name)
