@@ -58,6 +58,11 @@ OPTIONS: dict[str, Any] = {
 """How everything here is compiled; no reordering of floating-point sums."""
 
 
+def cache_directory() -> Path:
+    """Where what was compiled of these very sources lies."""
+    return Path(numba.config.CACHE_DIR)
+
+
 def entry(function: Callable[..., Any]) -> Any:
     """Compile a function of the core that Python calls."""
     return numba.njit(**OPTIONS)(function)

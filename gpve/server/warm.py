@@ -6,13 +6,12 @@ A server would keep what the compiler took, 60 MiB, for weeks. What was compiled
 import contextlib
 import subprocess
 import sys
-from pathlib import Path
 
-import numba
 import numpy as np
 
 from gpve.model.columns import Nodes
 from gpve.model.errors import InputError
+from gpve.scheduler.compiled import cache_directory
 from gpve.scheduler.live import Demand, LiveCluster
 from gpve.scheduler.policy import Policy, load
 
@@ -30,7 +29,7 @@ def warm(policy: Policy) -> None:
 
 def compile_apart(policy: str) -> None:
     """Run this module unless the cache was filled before. If it fails, it is the server that finds out why."""
-    filled = Path(numba.config.CACHE_DIR) / "filled"
+    filled = cache_directory() / "filled"
     if filled.exists():
         return
     done = subprocess.run([sys.executable, "-m", __name__, policy], stderr=subprocess.DEVNULL)

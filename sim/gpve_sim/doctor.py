@@ -7,11 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
-
-from gpve.scheduler import compiled
-
-assert compiled  # sets where numba keeps what it compiles
+from gpve.scheduler.compiled import cache_directory
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ def examine() -> list[Finding]:
             findings.append(Finding(name, True, found, "", needed))
         except importlib.metadata.PackageNotFoundError:
             findings.append(Finding(name, False, "", f"pip install {name}", needed))
-    findings.append(_compile_cache(Path(numba.config.CACHE_DIR)))
+    findings.append(_compile_cache(cache_directory()))
     findings.append(_traces())
     findings.append(_memory())
     return findings
