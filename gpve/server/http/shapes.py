@@ -251,3 +251,13 @@ def node(row: Row, facts: dict[str, Any] | None = None) -> dict[str, Any]:
     told = {name: row[name] for name in (*kept, "revision")}
     told |= {name: json.loads(row[name]) for name in ("gpus", "labels", "used_gpu_milli")}
     return told | {"facts": facts or {}}
+
+
+def volume(row: Row) -> dict[str, Any]:
+    """A volume."""
+    return {name: row[name] for name in ("id", "guest", "pool", "node", "size_gib", "task", "revision")}
+
+
+def network(row: Row) -> dict[str, Any]:
+    """A network."""
+    return {name: row[name] for name in ("name", "kind", "task", "revision")}
