@@ -19,7 +19,7 @@ AT_ONCE = 500
 LOOK_S = 0.1
 """How often a server that has watchers asks the store for its newest revision."""
 QUIET_S = 10.0
-"""A watcher that was told nothing for so long is told that there is nothing: silence would look like a broken stream."""
+"""A watcher that was told nothing for so long is told that there is nothing: silence looks like a broken stream."""
 
 
 class Pulse:

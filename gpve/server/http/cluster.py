@@ -7,7 +7,19 @@ from prometheus_client import generate_latest
 from pydantic import Field
 
 from gpve.server.http import shapes
-from gpve.server.http.operation import Asked, Cases, Json, Page, Size, Strict, TaskNumber, Text, WishOf, accepted
+from gpve.server.http.operation import (
+    Asked,
+    Cases,
+    Json,
+    Page,
+    Size,
+    Strict,
+    TaskNumber,
+    Text,
+    WishOf,
+    accepted,
+    place_of,
+)
 from gpve.server.http.shapes import (
     Ca,
     Drain,
@@ -168,7 +180,7 @@ def _body(text: str) -> Any:
 
 async def _cancel(control: Cases, task: TaskNumber, body: Cancel, request: Request) -> Response:
     """Ask for the end of a task: what it did is undone. Refused once its commit point is behind."""
-    return accepted(await control.cancel(task, body.reason or f"by {request.scope['actor']}"))
+    return accepted(await control.cancel(task, request.scope["actor"], body.reason))
 
 
 async def _resume(control: Cases, task: TaskNumber) -> Response:
@@ -195,8 +207,10 @@ async def _usage(control: Cases, node: NodeName) -> Response:
 async def _drain(control: Cases, node: NodeName, body: DrainWish, wish: WishOf) -> Response:
     """Empty a node: it takes no more guests, and those that can move do."""
     stay = await control.members.would_stay(node)
-    task = None if body.dry_run else shapes.task(await control.members.drain(node, wish))
-    return Json({"task": task, "blockers": stay}, 202)
+    if body.dry_run:
+        return Json({"task": None, "blockers": stay}, 202)
+    row = await control.members.drain(node, wish)
+    return Json({"task": shapes.task(row), "blockers": stay}, 202, place_of(row))
 
 
 async def _open(control: Cases, node: NodeName, wish: WishOf) -> Response:

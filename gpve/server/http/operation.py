@@ -94,7 +94,12 @@ class Asked(BaseModel):
 
 def accepted(row: dict[str, Any]) -> Response:
     """202: the task has begun, or waits for its turn."""
-    return Json(shapes.task(row), 202, {"Location": f"/api/v1/tasks/{row['id']}"})
+    return Json(shapes.task(row), 202, place_of(row))
+
+
+def place_of(row: dict[str, Any]) -> dict[str, str]:
+    """The header that says where a task is."""
+    return {"Location": f"/api/v1/tasks/{row['id']}"}
 
 
 bearer = HTTPBearer(auto_error=False, description="A token of the API: `gpve token create NAME`.")
@@ -122,14 +127,20 @@ Cases = Annotated[Control, Depends(control_of)]
 IdempotencyKey = Annotated[
     str | None, Header(description="The same key is the same task.", min_length=1, max_length=128, pattern=r"^[!-~]+$")
 ]
-IfMatch = Annotated[str | None, Header(description='The guest\'s ETag, as `"57"`.', pattern=r'^(W/)?"[0-9]{1,15}"$')]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        description='Only if this is the guest\'s ETag, as `"57"`; `*`: whatever it is.',
+        pattern=r'^(\*|(W/)?"[0-9]{1,15}")$',
+    ),
+]
 
 
 async def wish_of(
     request: Request, idempotency_key: IdempotencyKey = None, if_match: IfMatch = None, project: str = "default"
 ) -> Wish:
     """On whose behalf a change is made, and on which conditions."""
-    revision = None if if_match is None else int(if_match.removeprefix("W/").strip('"'))
+    revision = None if if_match in (None, "*") else int(if_match.removeprefix("W/").strip('"'))
     return Wish(request.scope["actor"], project, idempotency_key, revision)
 
 

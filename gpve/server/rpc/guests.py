@@ -74,6 +74,8 @@ class GuestService(_Guests, guest_pb2_grpc.GuestServiceServicer):
 
     async def List(self, request: Any, wish: Wish) -> Any:  # noqa: N802
         """As the protocol says."""
+        if request.kind and request.kind not in KIND:
+            raise BadBody("list", "kind", f"no {request.kind}; there are {', '.join(map(str, KIND))}, or 0 for all")
         return await self._list(request, KIND.get(request.kind))
 
     async def Update(self, request: Any, wish: Wish) -> pb.Task:  # noqa: N802
@@ -130,6 +132,8 @@ class GuestService(_Guests, guest_pb2_grpc.GuestServiceServicer):
 
     async def WatchStatus(self, request: Any, wish: Wish) -> AsyncIterator[pb.Change]:  # noqa: N802
         """As the protocol says."""
+        if set(request.tables) - {"guest"}:
+            raise BadBody("watch", "tables", "this is for guests alone; ClusterService.Watch has all tables")
         async for change in watched(self.control.pulse, request, ["guest"]):
             yield change
 
