@@ -31,6 +31,12 @@ def agent(policy: str) -> dict[str, Any]:
     return {**AGENT, "program": {"argv": ["/bin/true"], "policy": policy}}
 
 
+def lines(api: Cluster) -> list[dict[str, Any]]:
+    """The log of the server. A line that is no JSON is an error; of the last one only a part may be there yet."""
+    whole, _, _ = api.servers["s"].said().rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 BAD = [
     ("/vms", {**VM, "networks": ["nosuch"]}, 404, "networks", "no network nosuch"),
     ("/vms", {**VM, "node": "nosuch"}, 404, "node", "no node nosuch"),
@@ -166,19 +172,16 @@ def test_each_line_of_the_log_is_json_and_tells_of_the_task(api: Cluster, http: 
     client.cancel(drained.json()["task"]["id"])
     assert client.wait(waits).status == "undone"
 
-    def lines() -> list[dict[str, Any]]:
-        return [json.loads(line) for line in api.servers["s"].said().splitlines()]
-
-    (asked,) = [line for line in lines() if line.get("request") == made.headers["x-request-id"]]
+    (asked,) = [line for line in lines(api) if line.get("request") == made.headers["x-request-id"]]
     assert (asked["task"], asked["actor"]) == (task, "first")
-    until(lambda: any(line.get("status") == "undone" and line["task"] == waits.id for line in lines()), 20.0)
-    (ended,) = [line for line in lines() if line.get("status") and line["task"] == waits.id]
+    until(lambda: any(line.get("status") == "undone" and line["task"] == waits.id for line in lines(api)), 20.0)
+    (ended,) = [line for line in lines(api) if line.get("status") and line["task"] == waits.id]
     assert (ended["level"], ended["flow"], ended["target"]) == ("warning", "vm_create", waits.target)
     assert f"task {waits.id}: vm_create of {waits.target} is undone: " in ended["text"]
     assert "by first" in ended["text"]
-    drain = [line for line in lines() if line.get("request") == drained.headers["x-request-id"]]
+    drain = [line for line in lines(api) if line.get("request") == drained.headers["x-request-id"]]
     assert drain[0]["task"] == drained.json()["task"]["id"]
-    assert not [line for line in lines() if line.get("status") == "done"], "at the level debug"
+    assert not [line for line in lines(api) if line.get("status") == "done"], "at the level debug"
     client.wait(client.task(drained.json()["task"]["id"]))
     guest = int(made.json()["target"])
     done(client, client.open_node("a"))
@@ -216,10 +219,10 @@ def test_over_grpc(api: Cluster, channel: grpc.Channel) -> None:
         assert error.value.code().name == code, error.value
         problem = json.loads(dict(error.value.trailing_metadata())["problem-bin"])
         assert [one["field"] for one in problem.get("errors", [])] == ([] if field is None else [field])
-        lines = [json.loads(line) for line in api.servers["s"].said().splitlines()]
-        (told,) = [line for line in lines if line.get("request") == problem["instance"].rpartition(":")[2]]
+        number = problem["instance"].rpartition(":")[2]
+        (told,) = until(lambda number=number: [line for line in lines(api) if line.get("request") == number])
         assert told["text"].endswith(code)
-    assert not [line for line in lines if line["level"] == "error"]
+    assert not [line for line in lines(api) if line["level"] == "error"]
 
 
 def test_standard_input_that_is_no_text() -> None:
