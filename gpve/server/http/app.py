@@ -19,9 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gpve import __version__
 from gpve.model.errors import InputError
 from gpve.server.control import Control
-from gpve.server.http import cluster, guests, streams
+from gpve.server.http import cluster, guests, pages, streams
 from gpve.server.http.operation import Json, authenticated
-from gpve.server.http.shapes import ProblemDetails
 from gpve.server.metrics import METRICS
 from gpve.server.problems import Problem, problem_of
 from gpve.tasks.errors import TaskError
@@ -35,25 +34,6 @@ LONGEST_BODY = 1 << 20
 TASK = re.compile(PREFIX + r"/tasks/([0-9]+)")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    code: {"description": text, "content": {"application/problem+json": {}}, "model": ProblemDetails}
-    for code, text in {
-        400: "The request cannot be read.",
-        401: "No valid token.",
-        403: "The project would have more than it may.",
-        404: "There is no such thing.",
-        409: "Its state does not allow it, or the idempotency key belongs to another request.",
-        410: "The revision is not kept any more.",
-        412: "It has changed since (If-Match).",
-        413: "The request is too large.",
-        415: "The media type is not application/json.",
-        422: "A field is wrong.",
-        429: "Too many requests at once.",
-        503: "The database or the node does not answer.",
-    }.items()
-}
-"""What any operation may answer instead."""
-
 
 def build(control: Control) -> FastAPI:
     """The application of one server."""
@@ -62,7 +42,7 @@ def build(control: Control) -> FastAPI:
         version=__version__,
         description="Virtual machines, virtual Kubernetes clusters and AI agents under one scheduler.",
         openapi_url="/api/v1/openapi.json",
-        docs_url="/api/v1/docs",
+        docs_url=None,
         redoc_url=None,
         default_response_class=Json,
         redirect_slashes=False,
@@ -71,12 +51,13 @@ def build(control: Control) -> FastAPI:
     app.state.methods = []
     known = [Depends(authenticated)]
     for router in (guests.router(), cluster.router(), streams.router()):
-        app.include_router(router, prefix=PREFIX, dependencies=known, responses=PROBLEMS)
+        app.include_router(router, prefix=PREFIX, dependencies=known)
         app.state.methods += _methods(PREFIX, router)
     opened, health = cluster.open_router(), cluster.health_router()
-    app.include_router(opened, prefix=PREFIX, responses=PROBLEMS)
+    app.include_router(opened, prefix=PREFIX)
     app.include_router(health)
     app.state.methods += [*_methods(PREFIX, opened), *_methods("", health)]
+    app.include_router(pages.router(app.title, f"{PREFIX}/openapi.json"), prefix=f"{PREFIX}/docs")
     app.add_exception_handler(RequestValidationError, _unfit)
     app.add_exception_handler(HTTPException, _unknown)
     app.add_exception_handler(Problem, _told)

@@ -18,6 +18,7 @@ from gpve.server import watch
 from gpve.server.control import Control, whole
 from gpve.server.dump import dump
 from gpve.server.http import shapes
+from gpve.server.http.answers import WITH_BODY, answers, told
 from gpve.server.http.operation import Asked, Cases, GuestNumber, Json, Strict, TaskNumber
 from gpve.server.problems import problem_of
 from gpve.tasks.flows.agent_program import Variable, Word, Words
@@ -46,12 +47,21 @@ NAMES = {1: "stdout", 2: "stderr", 3: "note"}
 class Exec(Asked):
     """One more program inside an agent, under the same policy."""
 
-    argv: Words
-    env: Annotated[dict[Variable, Word], Field(default_factory=dict, max_length=1024)]
-    cwd: Annotated[str, Field(max_length=4096, pattern=r"^(/[^\x00]*)?$")] = ""
-    stdin: Annotated[str, Field(max_length=262_144)] = ""
-    stdin_base64: Annotated[str, Field(max_length=349_528, pattern=r"^[A-Za-z0-9+/]*={0,2}$")] = ""
-    timeout_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 60_000
+    argv: Words = Field(description="The program, found inside the sandbox, and its arguments.")
+    env: Annotated[
+        dict[Variable, Word],
+        Field(default_factory=dict, max_length=1024, description="All of it: nothing is inherited."),
+    ]
+    cwd: Annotated[str, Field(max_length=4096, pattern=r"^(/[^\x00]*)?$")] = Field(
+        default="", description="Inside; empty: the workspace."
+    )
+    stdin: Annotated[str, Field(max_length=262_144)] = Field(default="", description="What it reads: text.")
+    stdin_base64: Annotated[str, Field(max_length=349_528, pattern=r"^[A-Za-z0-9+/]*={0,2}$")] = Field(
+        default="", description="What it reads, if that is no text: base64, instead of `stdin`."
+    )
+    timeout_ms: Annotated[int, Field(ge=0, le=86_400_000)] = Field(
+        default=60_000, description="After so long it is killed; 0: never."
+    )
 
     @field_validator("stdin_base64")
     @classmethod
@@ -79,23 +89,18 @@ class Exec(Asked):
 def router() -> APIRouter:
     """All of it."""
     made = APIRouter(route_class=Strict)
-    made.add_api_route("/watch", _watch, tags=["cluster"], responses=EVENTS, response_class=StreamingResponse)
-    made.add_api_route(
-        "/tasks/{task}/follow", _follow, tags=["tasks"], responses=EVENTS, response_class=StreamingResponse
-    )
-    made.add_api_route(
-        "/agents/{guest}/logs", _logs, tags=["agents"], responses=OUTPUT, response_class=StreamingResponse
-    )
-    made.add_api_route(
-        "/agents/{guest}/exec",
-        _exec,
-        methods=["POST"],
-        tags=["agents"],
-        responses=OUTPUT,
-        response_class=StreamingResponse,
-    )
-    made.add_api_route("/dump", _dump, tags=["cluster"], responses=LINES, response_class=StreamingResponse)
-    made.add_api_route("/agents/{guest}/status", _status, tags=["agents"], response_model=dict[str, Any])
+    for path, endpoint, tag, body, problems in (
+        ("/watch", _watch, "cluster", EVENTS, (410,)),
+        ("/tasks/{task}/follow", _follow, "tasks", EVENTS, (404,)),
+        ("/agents/{guest}/logs", _logs, "agents", OUTPUT, (404, 409)),
+        ("/agents/{guest}/exec", _exec, "agents", OUTPUT, (*WITH_BODY, 404, 409)),
+        ("/dump", _dump, "cluster", LINES, ()),
+    ):
+        described: dict[str, Any] = {"responses": answers(*problems) | body, "tags": [tag], **told(endpoint)}
+        methods = ["POST" if endpoint is _exec else "GET"]
+        made.add_api_route(path, endpoint, methods=methods, response_class=StreamingResponse, **described)
+    described = {"responses": answers(404, 409), "tags": ["agents"], **told(_status)}
+    made.add_api_route("/agents/{guest}/status", _status, response_model=dict[str, Any], **described)
     return made
 
 
@@ -133,7 +138,9 @@ async def _watch(
     control: Cases,
     revision: Annotated[int | None, Query(description="Only what comes behind it; absent: from now on.", ge=0)] = None,
     table: Annotated[list[watch.Table], Query(description="Only these; none: all.", max_length=8)] = [],  # noqa: B006
-    last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,15}$")] = None,
+    last_event_id: Annotated[
+        str | None, Header(description="As `revision`, and before it.", pattern=r"^[0-9]{1,15}$")
+    ] = None,
 ) -> Response:
     """Changes of guests, nodes, volumes, networks, alarms and tasks, in the order of their commits."""
     after = int(last_event_id) if last_event_id is not None else revision

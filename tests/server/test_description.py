@@ -1,0 +1,78 @@
+"""The API's own description: whoever reads nothing else learns what each operation and each field is."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import TypeAdapter
+
+from gpve.server.access import flow_of
+from gpve.server.http.app import build
+
+METHODS = ("get", "post", "put", "delete")
+
+
+@pytest.fixture(scope="module")
+def described() -> dict[str, Any]:
+    found: dict[str, Any] = build(None).openapi()  # type: ignore[arg-type]
+    return found
+
+
+def test_every_operation_says_what_it_does(described: dict[str, Any]) -> None:
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            assert method in METHODS
+            for name in ("summary", "description"):
+                text = operation.get(name, "")
+                assert len(text) > 6, (method, path, name)
+                assert text == text.strip()
+                assert "``" not in text, (method, path, text)
+            for parameter in operation.get("parameters", ()):
+                assert parameter.get("description"), (method, path, parameter["name"])
+
+
+def test_every_field_says_what_it_is(described: dict[str, Any]) -> None:
+    count = 0
+    for name, schema in described["components"]["schemas"].items():
+        assert schema.get("description"), name
+        for field, told in schema.get("properties", {}).items():
+            assert told.get("description"), f"{name}.{field}"
+            count += 1
+    assert count > 200
+
+
+def test_an_operation_names_what_it_can_answer_and_no_more(described: dict[str, Any]) -> None:
+    def statuses(path: str, method: str) -> set[int]:
+        return {int(status) for status in described["paths"][f"/api/v1{path}"][method]["responses"]}
+
+    always = {401, 422, 503}
+    assert statuses("/nodes", "get") == {200, *always}
+    assert statuses("/vms/{guest}/start", "post") == {202, 404, 409, 412, 429, *always}
+    assert statuses("/vms", "post") == {202, 400, 403, 404, 409, 413, 415, 429, *always}
+    assert statuses("/watch", "get") == {200, 410, *always}
+    assert 410 not in set().union(
+        *(
+            statuses(path.removeprefix("/api/v1"), method)
+            for path, methods in described["paths"].items()
+            for method in methods
+            if path != "/api/v1/watch"
+        )
+    )
+
+
+@pytest.mark.parametrize("kind", ["vm", "vcluster", "agent"])
+def test_the_examples_are_bodies_that_are_right(described: dict[str, Any], kind: str) -> None:
+    content = described["paths"][f"/api/v1/{kind}s"]["post"]["requestBody"]["content"]["application/json"]
+    assert content["examples"]
+    for example in content["examples"].values():
+        TypeAdapter(flow_of(f"{kind}_create").body).validate_json(json.dumps(example["value"]))
+
+
+def test_the_page_that_shows_it_needs_nobody_else(http: httpx.Client) -> None:
+    page = http.get("/docs")
+    assert page.status_code == 200
+    assert "//" not in page.text.replace("<!--", "").split("<script>")[0].replace("<!DOCTYPE", ""), page.text
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        assert f"/api/v1/docs/{name}" in page.text
+        assert len(http.get(f"/docs/{name}").content) > 100_000
