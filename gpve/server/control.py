@@ -20,6 +20,7 @@ from gpve.server.members import Members
 from gpve.server.policies import Policies
 from gpve.server.problems import Problem
 from gpve.server.projects import Projects
+from gpve.server.sentences import bad_body
 from gpve.server.sessions import SessionNodes
 from gpve.server.sizes import Sizes
 from gpve.server.tokens import Tokens
@@ -27,7 +28,7 @@ from gpve.server.tracing import Tracing
 from gpve.server.watch import Pulse
 from gpve.server.wishes import check_created, check_filters, check_guest_name, named_in
 from gpve.store.sql import SqlStore
-from gpve.tasks.errors import BadBody, Forbidden, NotFound
+from gpve.tasks.errors import Forbidden, NotFound
 from gpve.tasks.flow import Place
 from gpve.tasks.flows import FLOWS
 from gpve.tasks.flows.create import Created
@@ -95,8 +96,7 @@ class Control:
         try:
             body = flow.body.model_validate({"guest": guest, **arguments})
         except ValidationError as error:
-            first = error.errors()[0]
-            raise BadBody(flow.name, ".".join(map(str, first["loc"])) or "body", first["msg"]) from None
+            raise bad_body(flow.name, error) from None
         if operation == "clone":
             check_guest_name(arguments["name"])
         try:

@@ -5,10 +5,11 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from gpve.server.access import flow_of
 from gpve.server.http.app import build
+from gpve.server.sentences import PATTERNS, sentence
 
 METHODS = ("get", "post", "put", "delete")
 
@@ -59,6 +60,38 @@ def test_an_operation_names_what_it_can_answer_and_no_more(described: dict[str, 
             if path != "/api/v1/watch"
         )
     )
+
+
+def test_every_pattern_has_a_sentence(described: dict[str, Any]) -> None:
+    def patterns(told: Any) -> set[str]:
+        inside = told.values() if isinstance(told, dict) else told if isinstance(told, list) else ()
+        here = {told["pattern"]} if isinstance(told, dict) and isinstance(told.get("pattern"), str) else set()
+        return here.union(*map(patterns, inside))
+
+    assert patterns(described) <= set(PATTERNS)
+
+
+BAD: list[tuple[dict[str, Any], str, str]] = [
+    ({}, "name", "it must be said"),
+    ({"name": "A"}, "name", "lower-case letters, digits, dots and dashes are wanted"),
+    ({"size": 5}, "size", "there is no such field"),
+    ({"disks": []}, "disks", "1 or more are wanted"),
+    ({"cpu_milli": "5"}, "cpu_milli", "a whole number is wanted"),
+    ({"cpu_milli": 0}, "cpu_milli", "1 or more is wanted"),
+    ({"gpu_count": 65}, "gpu_count", "64 or less is wanted"),
+    ({"node": ""}, "node", "1 or more characters are wanted"),
+    ({"autostart": "yes"}, "autostart", "true or false is wanted"),
+    ({"networks": "lan"}, "networks", "a list is wanted"),
+    ({"name": "a", "cpu_milli": 1, "memory_mib": 1, "ha": True}, "body", "a guest with ha needs its volumes in a"),
+]
+
+
+@pytest.mark.parametrize(("body", "field", "told"), BAD, ids=[told for *_, told in BAD])
+def test_what_is_wrong_is_told_in_our_words(body: dict[str, Any], field: str, told: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        flow_of("vm_create").body.model_validate(body)
+    found = {".".join(map(str, one["loc"])) or "body": sentence(one) for one in error.value.errors()}
+    assert found[field].startswith(told)
 
 
 @pytest.mark.parametrize("kind", ["vm", "vcluster", "agent"])

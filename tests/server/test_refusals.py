@@ -225,6 +225,23 @@ def test_over_grpc(api: Cluster, channel: grpc.Channel) -> None:
     assert not [line for line in lines(api) if line["level"] == "error"]
 
 
+def test_an_agent_is_checkpointed_over_grpc(api: Cluster, client: Client, channel: grpc.Channel) -> None:
+    metadata = (("authorization", f"Bearer {api.token()}"),)
+    agents = guest_pb2_grpc.AgentServiceStub(channel)
+    done(client, client.create("agent", {**VM, "name": "kept"}))
+    guest = client.get("agent", "kept").id
+    wish = guest_pb2.SnapshotRequest(guest=guest_pb2.GuestRef(id=guest), name="first")
+    done(client, client.task(agents.Checkpoint(wish, metadata=metadata).id))
+    done(client, client.act("agent", "stop", guest))
+    done(client, client.task(agents.Restore(wish, metadata=metadata).id))
+    wish.name = "second"
+    with pytest.raises(grpc.RpcError, match="no snapshot of agent") as error:
+        agents.Restore(wish, metadata=metadata)
+    problem = json.loads(dict(error.value.trailing_metadata())["problem-bin"])
+    assert problem["errors"][0]["field"] == "name"
+    done(client, client.act("agent", "delete", guest))
+
+
 def test_standard_input_that_is_no_text() -> None:
     data = bytes(range(256))
     asked = Exec(argv=["cat"], stdin_base64=base64.b64encode(data).decode()).asked()

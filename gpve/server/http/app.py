@@ -23,6 +23,7 @@ from gpve.server.http import cluster, guests, pages, streams
 from gpve.server.http.operation import Json, authenticated
 from gpve.server.metrics import METRICS
 from gpve.server.problems import Problem, problem_of
+from gpve.server.sentences import sentence
 from gpve.tasks.errors import TaskError
 from gpve.tasks.retention import Compacted
 from gpve.world.store import StoreDown
@@ -97,7 +98,7 @@ async def _unfit(request: Request, error: Exception) -> Response:
     errors = []
     for one in error.errors()[:16]:
         place = [str(part) for part in one["loc"] if part not in ("body", "query", "path", "header")]
-        errors.append((".".join(place) or "body", str(one["msg"])))
+        errors.append((".".join(place) or "body", sentence(one)))
     detail = "; ".join(f"{name}: {problem}" for name, problem in errors)
     if any(one["type"] == "json_invalid" for one in error.errors()):
         return _response(request, Problem(400, "bad-request", detail, errors))

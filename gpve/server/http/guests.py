@@ -37,6 +37,7 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is sti
 Kind = Literal["vm", "vcluster", "agent"]
 OnlyKind = Annotated[Kind | None, Query(description="Only of this kind.")]
 A = {"vm": "a VM", "vcluster": "a vCluster", "agent": "an agent"}
+A_TASK_MADE: dict[str, Any] = {"status_code": 202, "response_model": Task}
 CHARGED = ("clone", "resize")
 """Operations that take of the project's quota."""
 
@@ -54,42 +55,55 @@ def router() -> APIRouter:
 
 
 def _add_kind(made: APIRouter, kind: str) -> None:
-    base, tags = f"/{kind}s", [f"{kind}s"]
+    def add(path: str, endpoint: Callable[..., Awaitable[Response]], name: str, **more: Any) -> None:
+        made.add_api_route(f"/{kind}s{path}", endpoint, tags=[f"{kind}s"], operation_id=f"{kind}_{name}", **more)
 
-    def add(path: str, endpoint: Callable[..., Awaitable[Response]], name: str, summary: str, **more: Any) -> None:
-        named: dict[str, Any] = {"tags": tags, "operation_id": f"{kind}_{name}", "summary": summary}
-        made.add_api_route(f"{base}{path}", endpoint, **named, **more)
-
-    task: dict[str, Any] = {"status_code": 202, "response_model": Task}
-    problems = answers(*WITH_BODY, *A_TASK, 403, 404)
-    text = f"{_of_flow(kind, 'create')} A name that is taken is refused (409)."
+    many = A[kind].split()[1] + "s"
     add(
-        "", _create(kind), "create", f"Create {A[kind]}", **task, methods=["POST"], responses=problems, description=text
+        "",
+        _create(kind),
+        "create",
+        methods=["POST"],
+        summary=f"Create {A[kind]}",
+        description=f"{_of_flow(kind, 'create')} A name that is taken is refused (409).",
+        responses=answers(*WITH_BODY, *A_TASK, 403, 404),
+        **A_TASK_MADE,
     )
-    text = "Those of this kind, by number, a page at a time; the answer's `revision` is where to watch from."
     add(
         "",
         _list(kind),
         "list",
-        f"List {A[kind][2:].strip()}s",
-        response_model=Guests,
+        summary=f"List {many}",
+        description=f"All {many}, by number, a page at a time; the answer's `revision` is where to watch from.",
         responses=answers(),
-        description=text,
+        response_model=Guests,
     )
-    text = "As the store knows it. `ETag` is its revision: `If-None-Match` saves an answer, `If-Match` guards a change."
-    problems = answers(404) | NOT_MODIFIED
-    add("/{guest}", _show(kind), "get", f"Get {A[kind]}", response_model=Guest, responses=problems, description=text)
+    add(
+        "/{guest}",
+        _show(kind),
+        "get",
+        summary=f"Get {A[kind]}",
+        description="What the store knows of it. Its `ETag` is its revision: `If-Match` guards a change by it.",
+        responses=answers(404) | NOT_MODIFIED,
+        response_model=Guest,
+    )
     for operation in operations(kind):
         path, method = f"/{{guest}}/{operation}", "POST"
         if operation == "delete":
             path, method = "/{guest}", "DELETE"
         takes = _without_guest(flow_of(f"{kind}_{operation}").body)
-        problems = answers(*A_TASK, 404, 412, *(WITH_BODY if takes else ()), *((403,) if operation in CHARGED else ()))
+        problems = [*A_TASK, 404, 412, *(WITH_BODY if takes else ()), *((403,) if operation in CHARGED else ())]
         before = " or ".join(sorted(MOVES[kind][operation].before))
-        text = f"{_of_flow(kind, operation)} It begins while the guest is {before}."
-        summary = f"{operation.capitalize()} {A[kind]}"
-        act = _act(kind, operation, takes)
-        add(path, act, operation, summary, **task, methods=[method], responses=problems, description=text)
+        add(
+            path,
+            _act(kind, operation, takes),
+            operation,
+            methods=[method],
+            summary=f"{operation.capitalize()} {A[kind]}",
+            description=f"{_of_flow(kind, operation)} It begins while the guest is {before}.",
+            responses=answers(*problems),
+            **A_TASK_MADE,
+        )
 
 
 def _of_flow(kind: str, operation: str) -> str:
