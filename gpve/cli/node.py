@@ -7,7 +7,7 @@ import typer
 
 from gpve.cli.output import ContextName, Form, Output, Wait, cluster, rows, show, told
 
-node_app = typer.Typer(no_args_is_help=True, help="Nodes: list, show, drain, open, remove, and tokens to join.")
+node_app = typer.Typer(no_args_is_help=True, help="Nodes: list, show, close, drain, open, remove, and tokens to join.")
 token_app = typer.Typer(no_args_is_help=True, help="Tokens of the API.")
 policy_app = typer.Typer(no_args_is_help=True, help="Which placement policy decides, for whom.")
 quota_app = typer.Typer(no_args_is_help=True, help="What projects use, and may use.")
@@ -72,6 +72,9 @@ def drain(
 ) -> None:
     """Empty a node: it takes no more guests, and those that can move do.
 
+    It waits for guests that cannot move, and opens the node again if it fails or is cancelled; a node that was closed
+    before (gpve node close) stays closed.
+
     Example: gpve node drain rack1-a --dry-run
     """
     with cluster(context) as client:
@@ -83,9 +86,19 @@ def drain(
         told(client, task, output, wait)
 
 
+@node_app.command("close")
+def close_(name: Name, wait: Wait = False, output: Output = Form.TABLE, context: ContextName = None) -> None:
+    """Close a node (cordon it): it takes no more guests, and those on it stay.
+
+    Example: gpve node close rack1-a
+    """
+    with cluster(context) as client:
+        told(client, client.close_node(name), output, wait)
+
+
 @node_app.command("open")
 def open_(name: Name, wait: Wait = False, output: Output = Form.TABLE, context: ContextName = None) -> None:
-    """Open a node that was drained.
+    """Open a node that was drained or closed.
 
     Example: gpve node open rack1-a
     """

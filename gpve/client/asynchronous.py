@@ -223,8 +223,12 @@ class AsyncClient:
         told = await self._ask(submit("POST", f"/nodes/{name}/drain", {"dry_run": dry_run}, key=key))
         return None if told["task"] is None else Task.of(told["task"]), told["blockers"]
 
+    async def close_node(self, name: str, *, key: str | None = None) -> Task:
+        """Close a node: it takes no more guests, and those on it stay."""
+        return Task.of(await self._ask(submit("POST", f"/nodes/{name}/close", key=key)))
+
     async def open_node(self, name: str, *, key: str | None = None) -> Task:
-        """Open a node that was drained."""
+        """Open a node that was drained or closed."""
         return Task.of(await self._ask(submit("POST", f"/nodes/{name}/open", key=key)))
 
     async def remove_node(self, name: str) -> None:

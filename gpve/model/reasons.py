@@ -1,5 +1,6 @@
 """Why a node cannot take a guest, ordered by how near a miss it was."""
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 
@@ -56,3 +57,8 @@ _SENTENCES = {
     Reason.GROUP: "a limit or anti-affinity of a group",
     Reason.DEADLINE: "the deadline passed while waiting",
 }
+
+
+def counted(reasons: Mapping[str, int]) -> list[str]:
+    """How many nodes say what, in sentences: ``2 nodes: not enough CPU left``."""
+    return [f"{count} node{'s' * (count != 1)}: {reason}" for reason, count in sorted(reasons.items())]

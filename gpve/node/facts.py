@@ -28,6 +28,8 @@ class Facts:
     labels: dict[str, str] = field(default_factory=dict)
     kinds: tuple[str, ...] = KINDS
     """Of guests that it runs."""
+    simulated: tuple[str, ...] = ()
+    """Those of them that it only simulates."""
     told: dict[str, Any] = field(default_factory=dict)
 
 

@@ -96,8 +96,11 @@ async def _serve(settings: Settings, me: identity.Identity, disk: Disk) -> None:
         executors["agent"] = runtime
     if not executors:
         raise InputError(f"no guest could run here: {check.why}; and none shall be simulated")
-    kinds = KINDS if settings.simulated else tuple(executors)
-    found = _facts(settings, [check, facts.check_vms(), facts.check_vclusters()], kinds)
+    found = replace(
+        _facts(settings, [check, facts.check_vms(), facts.check_vclusters()]),
+        kinds=KINDS if settings.simulated else tuple(executors),
+        simulated=tuple(kind for kind in KINDS if kind not in executors) if settings.simulated else (),
+    )
     link = Link(
         Node(me.name, journal, executors, facts.spent),
         me,
@@ -143,12 +146,11 @@ async def _watch(runtime: Runtime, link: Link) -> None:
         link.seen(guest)
 
 
-def _facts(settings: Settings, checks: list[facts.Check], kinds: tuple[str, ...]) -> facts.Facts:
+def _facts(settings: Settings, checks: list[facts.Check]) -> facts.Facts:
     found = facts.look(settings.directory, settings.reserved_mib, checks)
     wanted: Mapping[str, int] = {"cpu_milli": settings.cpu_milli, "memory_mib": settings.memory_mib}
     return replace(
         found,
         cpu_milli=wanted["cpu_milli"] or found.cpu_milli,
         memory_mib=wanted["memory_mib"] or found.memory_mib,
-        kinds=kinds,
     )

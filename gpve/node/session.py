@@ -180,6 +180,7 @@ class Link:
             gpu_model=facts.gpu_model,
             labels=facts.labels,
             kinds=facts.kinds,
+            simulated=facts.simulated,
             facts_json=json.dumps(facts.told),
         )
 

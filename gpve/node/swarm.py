@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gpve.model.kinds import KINDS
 from gpve.node import identity
 from gpve.node.facts import Facts
 from gpve.node.identity import Identity
@@ -45,7 +46,8 @@ def serve(
     ``durable``: keep the journal on disk, so that the nodes outlive this process.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    facts = Facts(cpu_milli, memory_mib, labels={"gpve.simulated": "yes"}, told={"executors": {"": "simulated"}})
+    told = {"executors": {"": "simulated"}}
+    facts = Facts(cpu_milli, memory_mib, labels={"gpve.simulated": "yes"}, simulated=KINDS, told=told)
     asyncio.run(_serve(directory, count, join, facts, work_s, durable))
 
 

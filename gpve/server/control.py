@@ -19,7 +19,6 @@ from gpve.server.calls import Call
 from gpve.server.members import Members
 from gpve.server.policies import Policies
 from gpve.server.problems import Problem
-from gpve.server.programs import Programs
 from gpve.server.projects import Projects
 from gpve.server.sentences import bad_body
 from gpve.server.sessions import SessionNodes
@@ -68,7 +67,6 @@ class Control:
         self.audits = audits
         self.tokens = Tokens(self.access, authority)
         self.projects = Projects(self.access, policies)
-        self.programs = Programs(self.access)
         self.sizes = Sizes(self.access)
         self.pulse = Pulse(self.access)
         self.remote: Remote | None = None
@@ -85,7 +83,6 @@ class Control:
     async def create(self, kind: str, body: Created, wish: Wish) -> Row:
         """Submit a guest's creation."""
         check_created(kind, body)
-        await self.programs.check(kind, body)
         await self.sizes.check(kind, body)
         try:
             return await self.access.submit(f"{kind}_create", body, wish)

@@ -5,7 +5,7 @@ import json
 import logging
 from typing import Any
 
-from gpve.model.kinds import KINDS, taint_without
+from gpve.model.kinds import KINDS, taint_simulated, taint_without
 from gpve.server import authority as certs
 from gpve.server.access import Access, Wish, check_name
 from gpve.server.authority import Authority
@@ -117,7 +117,7 @@ class Members:
                 "gpus": encode(list(hello.gpus)),
                 "gpu_model": hello.gpu_model,
                 "labels": encode(dict(hello.labels)),
-                "taints": encode([taint_without(kind) for kind in KINDS if hello.kinds and kind not in hello.kinds]),
+                "taints": encode(_taints(hello)),
             }
             if row is None:
                 used = {"used_cpu_milli": 0, "used_memory_mib": 0, "used_gpu_milli": encode([0] * len(hello.gpus))}
@@ -154,8 +154,12 @@ class Members:
 
         return await self._access.change(run)
 
+    async def close_node(self, name: str, wish: Wish) -> Row:
+        """Submit the closing of a node."""
+        return await self._access.submit("node_close", OnNodeItself(node=name), wish)
+
     async def open_node(self, name: str, wish: Wish) -> Row:
-        """Submit the opening of a node that was drained."""
+        """Submit the opening of a node that was drained or closed."""
         return await self._access.submit("node_open", OnNodeItself(node=name), wish)
 
     async def peers(self) -> list[str]:
@@ -182,6 +186,13 @@ class Members:
             for row in await self._access.read(self._access.store.rows, "engine")
             if row["lease_until"] > now
         }
+
+
+def _taints(hello: Any) -> list[str]:
+    """What a node says that it does not run, and what it only simulates."""
+    without = [kind for kind in KINDS if hello.kinds and kind not in hello.kinds]
+    simulated = [kind for kind in KINDS if kind in hello.simulated and kind not in without]
+    return [*map(taint_without, without), *map(taint_simulated, simulated)]
 
 
 def _certify(tx: Tx, name: str, certificate: bytes, kept: int) -> None:

@@ -152,7 +152,7 @@ def _checked(hello: pb.Hello) -> pb.Hello:
         raise InputError("at most 64 labels, and a model of at most 64 characters", column="labels")
     if any(len(key) > 191 or len(value) > 191 for key, value in hello.labels.items()):
         raise InputError("a label has at most 191 characters", column="labels")
-    if any(kind not in KINDS for kind in hello.kinds):
+    if any(kind not in KINDS for kind in [*hello.kinds, *hello.simulated]):
         raise InputError(f"of {', '.join(KINDS)}", column="kinds")
     if len(hello.facts_json) > LONGEST_JSON:
         raise InputError("at most 1 MiB", column="facts_json")

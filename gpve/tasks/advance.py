@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from gpve.model.reasons import counted
 from gpve.tasks.errors import Conflict, Fenced, Refuse
 from gpve.tasks.events import Event, Kind, decode, encode, to_row
 from gpve.tasks.flow import Context, Flow, InStore, OnNode, Place
@@ -275,7 +276,7 @@ def _place(
             _record(log, flow, name, "do", outcome, seed)
             return True
         case NoFit(reasons) if not move.step.waits:
-            told = "; ".join(f"{count} nodes: {reason}" for reason, count in sorted(reasons.items())) or "no nodes"
+            told = "; ".join(counted(reasons)) or "there is none to choose from"
             _record(log, flow, name, "do", Refused(f"no node fits: {told}", again=False, reached=False), seed)
             return True
         case NoFit(reasons) if log.state.waiting != dict(reasons):
@@ -362,7 +363,7 @@ def _reason(flow: Flow, state: TaskState) -> str | None:
     if state.failed is not None:
         return state.failed
     if state.waiting is not None:
-        return "; ".join(f"{count} nodes: {reason}" for reason, count in sorted(state.waiting.items()))
+        return "; ".join(counted(state.waiting)) or "there is no node yet"
     if state.status not in CLOSED:
         for step in flow.steps:
             at = state.steps.get(step.name)

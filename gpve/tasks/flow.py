@@ -144,6 +144,10 @@ class FlowError(ValueError):
     """A flow whose definition makes no sense."""
 
 
+PROSE = ("title", "description", "examples")
+"""Keywords of a JSON schema that say nothing about what is valid."""
+
+
 @dataclass(frozen=True)
 class Flow:
     """A flow. ``version`` counts up with every change of what `table` shows; old versions stay while tasks have them.
@@ -238,13 +242,26 @@ class Flow:
             }
             for s in self.steps
         ]
-        return {"flow": self.name, "body": self.body.model_json_schema(), "deadline_s": self.deadline_s, "steps": steps}
+        body = without_prose(self.body.model_json_schema())
+        return {"flow": self.name, "body": body, "deadline_s": self.deadline_s, "steps": steps}
 
     @cached_property
     def table_hash(self) -> str:
         """Of the table of steps (names, order, deadlines, commit point, schema), not of the code."""
         text = json.dumps(self.table(), sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def without_prose(schema: Any) -> Any:
+    """A JSON schema without what is there for people: other words are no other version."""
+    match schema:
+        case dict():
+            # A property may have such a name; then it is a schema, and no text.
+            texts = {key for key in PROSE if not isinstance(schema.get(key), dict)}
+            return {key: without_prose(value) for key, value in schema.items() if key not in texts}
+        case list():
+            return [without_prose(value) for value in schema]
+    return schema
 
 
 class Flows:

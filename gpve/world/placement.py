@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpve.model.columns import Nodes
-from gpve.model.kinds import KINDS, taint_without
+from gpve.model.kinds import KINDS, real, tolerated
 from gpve.model.reasons import Reason
 from gpve.scheduler.cluster import INDEX_BYTES
 from gpve.scheduler.live import Claim, Demand, LiveCluster
@@ -19,11 +19,6 @@ from gpve.tasks.flow import Place
 from gpve.tasks.ledger import Row
 from gpve.tasks.records import Decided, NoFit
 from gpve.world.placer import NodeRows
-
-TERMS = {
-    kind: Terms(None, None, frozenset(taint_without(other) for other in KINDS if other != kind)) for kind in KINDS
-} | {"": ANYWHERE}
-"""By kind: it tolerates that other kinds cannot run on a node."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +50,12 @@ class SchedulerPlacer:
         """Position of a node by its name."""
         self._shapes: dict[str, tuple[Any, ...]] = {}
         """By name: what a node has, which does not change often; if it does, everything is built anew."""
+        self._terms: dict[str, Terms] = {}
+        """By kind: which taints it tolerates."""
+        self._real: dict[str, str] = {}
+        """By kind: a node that runs it for real. As long as that one is there, no others are looked for."""
         self._known: list[tuple[int, bool]] = []
-        """By position: version and whether it is open, as this scheduler believes them to be."""
+        """By position: version and whether it takes guests, as this scheduler believes them to be."""
         self._drawn = 0
         """The position in the random stream, which all policies share."""
         self._began = 0
@@ -81,14 +80,14 @@ class SchedulerPlacer:
         policy = self._chosen(place)
         if not self._look(nodes, [policy]):
             return Explained({}, None, ())
-        told = self._clusters[policy.name].explain(_demand(place))
-        counts = _counts(told.counts, place)
+        told = self._clusters[policy.name].explain(self._demand(place))
+        counts = self._counts(told.counts, place)
         miss = told.nearest
         nearest = None
         if miss is not None:
             lacks = {"milli-CPU": miss.cpu_milli, "MiB of memory": miss.memory_mib, "GPUs": miss.gpus}
             short = ", ".join(f"{amount} {what}" for what, amount in lacks.items() if amount)
-            lack = f"{short} short" if short else _sentence(miss.reason, place)
+            lack = f"{short} short" if short else self._sentence(miss.reason, place)
             nearest = f"node {self._names[miss.node]} lacks least: {lack}"
         return Explained(counts, nearest, tuple(self._names[n] for n, _ in told.best))
 
@@ -108,11 +107,13 @@ class SchedulerPlacer:
 
     def _look(self, nodes: NodeRows, policies: Sequence[Policy]) -> bool:
         """Have the cluster as the store has it now, for these policies; False: there is no node."""
-        rows = nodes(self._seen, self._decided)
-        gone = self._decided - {row["name"] for row in rows}
+        asked = self._decided | set(self._real.values())
+        rows = nodes(self._seen, asked)
+        gone = asked - {row["name"] for row in rows}
         self._decided = set()
         new = {policy.name: policy for policy in policies if policy.name not in self._policies}
-        if new or any(self._shapes.get(row["name"]) != _shape(row) for row in rows):
+        other = any(self._shapes.get(row["name"]) != _shape(row) for row in rows)
+        if new or other or gone & set(self._real.values()):
             self._policies |= new
             rows = nodes(-1, ())
             self._build(rows)
@@ -125,7 +126,7 @@ class SchedulerPlacer:
         for row in rows:
             self._seen = max(self._seen, row["revision"])
             n = self._at[row["name"]]
-            if self._known[n] != (row["version"], row["open"]):
+            if self._known[n] != (row["version"], _takes_guests(row)):
                 self._take_over(n, row)
         return bool(self._names)
 
@@ -134,6 +135,11 @@ class SchedulerPlacer:
         self._names = tuple(row["name"] for row in rows)
         self._at = {name: n for n, name in enumerate(self._names)}
         self._shapes = {row["name"]: _shape(row) for row in rows}
+        taints = tuple(frozenset(decode(row["taints"])) for row in rows)
+        self._terms = {kind: Terms(None, None, tolerated(kind, real(kind, taints))) for kind in KINDS} | {"": ANYWHERE}
+        self._real = {
+            kind: name for name, each in zip(self._names, taints, strict=True) for kind in KINDS if real(kind, [each])
+        }
         nodes = Nodes(
             names=self._names,
             cpu_milli=np.array([row["cpu_milli"] for row in rows], dtype=np.int64),
@@ -144,7 +150,7 @@ class SchedulerPlacer:
             ),
             gpu_model_names=models,
             labels=tuple(decode(row["labels"]) for row in rows),
-            taints=tuple(frozenset(decode(row["taints"])) for row in rows),
+            taints=taints,
         )
         # Trees for a thousand request classes are plenty; a small cluster should not pay for more.
         room = min(INDEX_BYTES, 8 * 1024 * (len(rows) + 16))
@@ -159,17 +165,17 @@ class SchedulerPlacer:
         gpus = [milli - taken for milli, taken in zip(decode(row["gpus"]), used, strict=True)]
         cpu, memory = row["cpu_milli"] - row["used_cpu_milli"], row["memory_mib"] - row["used_memory_mib"]
         for cluster in self._clusters.values():
-            cluster.observe(n, cpu, memory, gpus, row["open"] and row["alive"])
-        self._known[n] = (row["version"], row["open"])
+            cluster.observe(n, cpu, memory, gpus, _takes_guests(row))
+        self._known[n] = (row["version"], _takes_guests(row))
 
     def _answer(self, policy: str, place: Place) -> Decided | NoFit:
-        cluster, demand = self._clusters[policy], _demand(place)
+        cluster, demand = self._clusters[policy], self._demand(place)
         shunned = [self._at[name] for name in place.never if name in self._at]
         was_open = {n: self._known[n][1] for n in shunned}
         for n in shunned:
             cluster.set_open(n, False)
         try:
-            answer = self._decide(cluster, place, demand)
+            answer = self._decide(cluster, place, demand, len(shunned))
             if not isinstance(answer, Claim):
                 return answer
             version, is_open = self._known[answer.node]
@@ -184,7 +190,8 @@ class SchedulerPlacer:
             for n in shunned:
                 cluster.set_open(n, was_open[n])
 
-    def _decide(self, cluster: LiveCluster, place: Place, demand: Demand) -> Claim | NoFit:
+    def _decide(self, cluster: LiveCluster, place: Place, demand: Demand, shunned: int) -> Claim | NoFit:
+        """``shunned``: how many nodes are out of the question: nobody needs to be told of those."""
         only = None
         if place.only is not None:
             only = self._at.get(place.only)
@@ -196,8 +203,24 @@ class SchedulerPlacer:
         if isinstance(answer, Claim):
             return answer
         if only is not None:
-            return NoFit({f"{place.only}: {_sentence(answer, place)}": 1})
-        return NoFit(_counts(cluster.reasons(demand), place))
+            return NoFit({f"{place.only}: {self._sentence(answer, place)}": 1})
+        told = dict(cluster.reasons(demand))
+        told[Reason.UNSCHEDULABLE] = told.get(Reason.UNSCHEDULABLE, 0) - shunned
+        return NoFit(self._counts(told, place))
+
+    def _sentence(self, reason: Reason, place: Place) -> str:
+        """What a node says of a place."""
+        if reason is not Reason.TAINT or not place.kind:
+            return reason.sentence
+        return f"the node runs no {place.kind}s" + (", or only simulates them" if place.kind in self._real else "")
+
+    def _counts(self, reasons: Mapping[Reason, int], place: Place) -> dict[str, int]:
+        return {self._sentence(reason, place): count for reason, count in reasons.items() if count > 0}
+
+    def _demand(self, place: Place) -> Demand:
+        spec = place.spec
+        terms = self._terms[place.kind]
+        return Demand(spec["cpu_milli"], spec["memory_mib"], spec["gpu_count"], spec["gpu_milli"], terms)
 
 
 def _tell(other: LiveCluster, cluster: LiveCluster, n: int) -> None:
@@ -206,19 +229,9 @@ def _tell(other: LiveCluster, cluster: LiveCluster, n: int) -> None:
     other.observe(n, int(state.free_cpu[n]), int(state.free_mem[n]), state.free_gpu[n][:devices].tolist(), True)
 
 
-def _sentence(reason: Reason, place: Place) -> str:
-    """What a node says of a place."""
-    return f"the node runs no {place.kind}s" if reason is Reason.TAINT and place.kind else reason.sentence
-
-
-def _counts(reasons: Mapping[Reason, int], place: Place) -> dict[str, int]:
-    return {_sentence(reason, place): count for reason, count in reasons.items() if count}
+def _takes_guests(row: Row) -> bool:
+    return bool(row["open"] and row["alive"])
 
 
 def _shape(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("cpu_milli", "memory_mib", "gpus", "gpu_model", "labels", "taints"))
-
-
-def _demand(place: Place) -> Demand:
-    spec = place.spec
-    return Demand(spec["cpu_milli"], spec["memory_mib"], spec["gpu_count"], spec["gpu_milli"], TERMS[place.kind])

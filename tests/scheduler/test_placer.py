@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpve.model.kinds import KINDS, taint_without
+from gpve.model.kinds import KINDS, taint_simulated, taint_without
 from gpve.scheduler.policy import load
 from gpve.tasks.advance import Question
 from gpve.tasks.flow import Place
@@ -20,27 +20,44 @@ POLICIES = {name: load(name) for name in ("best-fit", "worst-fit", "random", "fg
 class Rows:
     """The rows of nodes as a store has them: a claim gives a row another version and a newer revision."""
 
-    def __init__(self, nodes: Sequence[tuple[int, int, int, frozenset[str]]]) -> None:
-        self._revision = 1
-        self._rows = {
-            f"n{at}": {
-                "name": f"n{at}",
-                "open": True,
-                "alive": True,
-                "cpu_milli": cpu,
-                "memory_mib": memory,
-                "gpus": json.dumps([1000] * gpus),
-                "gpu_model": "T4" if gpus else "",
-                "labels": "{}",
-                "taints": json.dumps([taint_without(kind) for kind in sorted(lacks)]),
-                "used_cpu_milli": 0,
-                "used_memory_mib": 0,
-                "used_gpu_milli": json.dumps([0] * gpus),
-                "version": 1,
-                "revision": 1,
-            }
-            for at, (cpu, memory, gpus, lacks) in enumerate(nodes)
+    def __init__(self, nodes: Sequence[tuple[int, int, int, frozenset[str], frozenset[str]]]) -> None:
+        self._revision = 0
+        self._rows: dict[str, Row] = {}
+        for at, node in enumerate(nodes):
+            self.add(f"n{at}", *node)
+
+    def add(
+        self,
+        name: str,
+        cpu: int = 8000,
+        memory: int = 8192,
+        gpus: int = 0,
+        lacks: frozenset[str] = frozenset(),
+        simulates: frozenset[str] = frozenset(),
+    ) -> None:
+        taints = [*map(taint_without, sorted(lacks)), *map(taint_simulated, sorted(simulates - lacks))]
+        has = {
+            "cpu_milli": cpu,
+            "memory_mib": memory,
+            "gpus": json.dumps([1000] * gpus),
+            "gpu_model": "T4" if gpus else "",
+            "labels": "{}",
+            "taints": json.dumps(taints),
+            "used_cpu_milli": 0,
+            "used_memory_mib": 0,
+            "used_gpu_milli": json.dumps([0] * gpus),
         }
+        self._put({"name": name, "open": True, "alive": True, **has, "version": 0})
+
+    def _put(self, row: Row) -> None:
+        self._revision += 1
+        self._rows[row["name"]] = {**row, "version": row["version"] + 1, "revision": self._revision}
+
+    def alter(self, name: str, **values: object) -> None:
+        self._put({**self._rows[name], **values})
+
+    def remove(self, name: str) -> None:
+        del self._rows[name]
 
     def __call__(self, revision: int, names: Collection[str]) -> Sequence[Row]:
         return [row for row in self._rows.values() if row["revision"] > revision or row["name"] in names]
@@ -48,12 +65,15 @@ class Rows:
     def claim(self, place: Place, answer: Decided) -> None:
         row = self._rows[answer.node]
         assert row["version"] == answer.version, "the decision was made on what the row says"
-        assert taint_without(place.kind) not in json.loads(row["taints"])
+        assert taint_without(place.kind) not in _taints(row)
         used = json.loads(row["used_gpu_milli"])
         for device, milli in answer.devices.items():
             used[int(device)] += milli
         assert all(0 <= milli <= 1000 for milli in used)
-        self._revision += 1
+        if any(
+            not {taint_without(place.kind), taint_simulated(place.kind)} & _taints(each) for each in self._rows.values()
+        ):
+            assert taint_simulated(place.kind) not in _taints(row), "others run it for real"
         new = {
             "used_cpu_milli": row["used_cpu_milli"] + place.spec["cpu_milli"],
             "used_memory_mib": row["used_memory_mib"] + place.spec["memory_mib"],
@@ -61,7 +81,11 @@ class Rows:
         }
         assert new["used_cpu_milli"] <= row["cpu_milli"]
         assert new["used_memory_mib"] <= row["memory_mib"]
-        self._rows[answer.node] = {**row, **new, "version": row["version"] + 1, "revision": self._revision}
+        self.alter(answer.node, **new)
+
+
+def _taints(row: Row) -> set[str]:
+    return set(json.loads(row["taints"]))
 
 
 NODES = st.lists(
@@ -70,6 +94,7 @@ NODES = st.lists(
         st.integers(1, 8).map(lambda n: 1024 * n),
         st.integers(0, 3),
         st.frozensets(st.sampled_from(KINDS), max_size=2),
+        st.frozensets(st.sampled_from(KINDS)),
     ),
     min_size=1,
     max_size=6,
@@ -117,9 +142,47 @@ def test_one_call_decides_as_many_calls_do(nodes, wishes, cuts) -> None:
 
 
 def test_a_node_says_that_it_lacks_an_executor() -> None:
-    rows = Rows([(1000, 1024, 0, frozenset({"vm"}))])
-    small = {"cpu_milli": 1, "memory_mib": 1, "gpu_count": 0, "gpu_milli": 0}
-    place = Place(100, small, "placement", kind="vm", project="best-fit")
+    rows = Rows([(1000, 1024, 0, frozenset({"vm"}), frozenset())])
+    place = _small("vm")
     (answer,) = _placer().decide([Question(1, "place", place)], rows)
     assert answer == NoFit({"the node runs no vms": 1})
     assert _placer().explain(place, rows).nearest == "node n0 lacks least: the node runs no vms"
+
+
+def _small(kind: str, never: tuple[str, ...] = ()) -> Place:
+    small = {"cpu_milli": 1, "memory_mib": 1, "gpu_count": 0, "gpu_milli": 0}
+    return Place(100, small, "placement", None, never, kind, "best-fit")
+
+
+def test_what_some_nodes_run_for_real_is_simulated_nowhere() -> None:
+    """Also not while the only real one is dead; only when it has left the cluster for good."""
+    rows, placer = Rows([]), _placer()
+    rows.add("a", simulates=frozenset(KINDS))
+
+    def decided(kind: str) -> str | dict[str, int]:
+        (answer,) = placer.decide([Question(1, "place", _small(kind))], rows)
+        return answer.node if isinstance(answer, Decided) else dict(answer.reasons)
+
+    assert decided("agent") == "a", "nobody does it for real"
+    rows.add("b", simulates=frozenset(KINDS) - {"agent"})
+    assert decided("agent") == "b"
+    assert decided("vm") in ("a", "b")
+    rows.alter("b", alive=False)
+    told = {"the node runs no agents, or only simulates them": 1, "the node takes no guests now": 1}
+    assert decided("agent") == told
+    assert decided("vm") == "a"
+    rows.remove("b")
+    assert decided("agent") == "a"
+
+
+def test_who_is_shunned_is_not_told_of_and_a_dead_node_stays_shut() -> None:
+    rows, placer = Rows([]), _placer()
+    rows.add("a")
+    question = Question(1, "place", _small("vm", never=("a",)))
+    assert placer.decide([question], rows) == [NoFit({})]
+    rows.add("b", cpu=0)
+    assert placer.decide([question], rows) == [NoFit({"larger than the whole node": 1})]
+    rows.alter("a", alive=False)
+    assert placer.decide([question], rows) == [NoFit({"larger than the whole node": 1})]
+    (answer,) = placer.decide([Question(2, "place", _small("vm"))], rows)
+    assert isinstance(answer, NoFit)

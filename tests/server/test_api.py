@@ -249,7 +249,7 @@ def test_what_waits_says_why_and_the_more_important_goes_first(client: Client) -
     high = client.create("vm", {**big, "name": "high", "priority": 10})
     for task in client.follow(high.id):
         if task.status == "waiting":
-            assert task.reason == "1 nodes: not enough CPU left"
+            assert task.reason == "1 node: not enough CPU left"
             break
     told = client.explain(client.get("vm", "high").id)
     assert told["nodes"] == {"not enough CPU left": 1}

@@ -9,7 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from gpve.server.access import flow_of
 from gpve.server.http.app import build
-from gpve.server.sentences import PATTERNS, sentence
+from gpve.server.sentences import PATTERNS, bad_body, sentence
+from gpve.tasks.flows.agent_program import Check
 
 METHODS = ("get", "post", "put", "delete")
 
@@ -82,7 +83,6 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"node": ""}, "node", "1 or more characters are wanted"),
     ({"autostart": "yes"}, "autostart", "true or false is wanted"),
     ({"networks": "lan"}, "networks", "a list is wanted"),
-    ({"name": "a", "cpu_milli": 1, "memory_mib": 1, "ha": True}, "body", "a guest with ha needs its volumes in a"),
 ]
 
 
@@ -92,6 +92,12 @@ def test_what_is_wrong_is_told_in_our_words(body: dict[str, Any], field: str, to
         flow_of("vm_create").body.model_validate(body)
     found = {".".join(map(str, one["loc"])) or "body": sentence(one) for one in error.value.errors()}
     assert found[field].startswith(told)
+
+
+def test_what_is_wrong_with_two_fields_together_is_told_in_our_words() -> None:
+    with pytest.raises(ValidationError) as error:
+        Check.model_validate({"tcp_port": 1, "http_port": 1})
+    assert bad_body("x", error.value).problem == "exactly one of exec, http_port, tcp_port, heartbeat_ms"
 
 
 @pytest.mark.parametrize("kind", ["vm", "vcluster", "agent"])

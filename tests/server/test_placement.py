@@ -32,6 +32,45 @@ def test_a_guest_goes_where_its_kind_runs(cluster: Cluster) -> None:
     assert client.audit() == []
 
 
+@pytest.mark.usefixtures("runtime")
+def test_agents_are_simulated_nowhere_if_some_node_runs_them(cluster: Cluster) -> None:
+    cluster.server("s")
+    cluster.node("simulates", ("--cpu", "8000", "--memory", "8192"))
+    client = cluster.client()
+    program = {"argv": ["/bin/sh", "-c", "sleep 1000"]}
+    done(client, client.create("agent", {**SMALL, "name": "before", "program": program}))
+    assert client.get("agent", "before").node == "simulates", "none does it for real yet"
+    cluster.node("real", ("--cpu", "500", "--memory", "2048"), runtime=True)
+    done(client, client.create("agent", {**SMALL, "name": "a", "program": program}))
+    assert client.get("agent", "a").node == "real"
+    waiting = client.create("agent", {**SMALL, "name": "b", "program": program})
+    until(lambda: client.task(waiting.id).status == "waiting", 10.0)
+    assert "1 node: the node runs no agents, or only simulates them" in str(client.task(waiting.id).reason)
+    done(client, client.act("agent", "stop", client.get("agent", "a").id))
+    done(client, waiting)
+    assert client.get("agent", "b").node == "real"
+    done(client, client.create("vm", {**SMALL, "name": "v"}))
+    assert client.audit() == []
+
+
+def test_a_closed_node_takes_none_and_a_failed_drain_leaves_it_closed(cluster: Cluster, command) -> None:
+    cluster.server("s")
+    cluster.node("a", ("--cpu", "1000", "--memory", "1024"))
+    client = cluster.client()
+    done(client, client.create("vm", {**SMALL, "name": "v"}))
+    assert command("node", "close", "a", "--wait").code == 0
+    assert not client.node("a").open
+    task, stay = client.drain("a")
+    assert task is not None
+    assert stay == ["vm 100 (running): none of 0 open nodes has room beside the others that move"]
+    ended = client.wait(task)
+    assert ended.status == "undone"
+    assert "no node fits: there is none to choose from" in str(ended.reason)
+    assert not client.node("a").open
+    done(client, client.open_node("a"))
+    assert client.node("a").open
+
+
 def test_a_node_that_could_run_nothing_does_not_begin(cluster: Cluster) -> None:
     cluster.server("s")
     with pytest.raises(AssertionError, match="no guest could run here"):

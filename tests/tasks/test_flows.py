@@ -92,7 +92,7 @@ def reached(trial: Trial, injection: Injection) -> bool:
 def test_the_table_of_moves_and_the_flows_are_the_same() -> None:
     wanted = {flow_of(kind, operation) for kind in KINDS for operation in MOVES[kind]}
     alone = {"volume_create", "volume_delete", "network_create", "network_delete", "node_drain", "node_open"}
-    alone |= {"node_rejoin", "node_survey"}
+    alone |= {"node_close", "node_rejoin", "node_survey"}
     assert wanted | alone == set(FLOWS.names)
 
 
@@ -479,6 +479,27 @@ def test_a_drain_without_room_elsewhere_gives_up_and_says_why() -> None:
     assert world.store.tables["node"]["a",]["open"] is True
 
 
+def test_a_closed_node_takes_no_guests_and_keeps_those_that_it_has() -> None:
+    world = world_of("node_drain")
+    claims = world.store.rows("claim")
+    for node in ("a", "b"):
+        done(world, "node_close", node=node)
+    done(world, "vm_create", name="new", cpu_milli=100, memory_mib=64)
+    (new,) = (row for row in world.store.rows("claim") if row not in claims)
+    assert new["node"] == "c"
+    assert len(world.store.rows("claim")) == len(claims) + 1
+    done(world, "node_open", node="a")
+    assert [row["open"] for row in world.store.rows("node")] == [True, False, True]
+    assert run(world) == []
+
+
+def test_the_dry_run_knows_which_nodes_run_vms() -> None:
+    world = world_of("node_drain")
+    for node in ("b", "c"):
+        alter(world, "node", node, taints='["gpve.no-vm"]')
+    assert len(dry_run(world, "a")) == 2
+
+
 def test_a_drain_of_a_closed_node_that_fails_leaves_it_closed() -> None:
     world = world_of("node_drain")
     for node in NODES:
@@ -498,3 +519,26 @@ def test_a_mistake_in_an_undo_is_found() -> None:
     broken = type(FLOWS)([replace(flow, steps=steps)])
     trial = run_trial("vm_delete", [Injection("erase", "do", Fault.REFUSE)], placer, flows=broken)
     assert any("ports" in finding for finding in trial.findings)
+
+
+@pytest.mark.parametrize("pool", ["a\x01", "\x00", "\x1b[31mb", "no such", "-a"])
+def test_the_name_of_a_pool_is_a_name(pool: str) -> None:
+    size = {"name": "v", "cpu_milli": 1, "memory_mib": 1}
+    for flow, body, field in (
+        ("vm_create", {**size, "disks": [{"size_gib": 1}, {"pool": pool, "size_gib": 1}]}, "disks.1.pool"),
+        ("vcluster_create", {**size, "pool": pool}, "pool"),
+        ("volume_create", {"volume": "v", "node": "a", "size_gib": 1, "pool": pool}, "pool"),
+    ):
+        world = world_of("node_drain")
+        before = picture(world)
+        error = refused(world, flow, body)
+        assert isinstance(error, BadBody)
+        assert error.field == field
+        assert picture(world) == before
+
+
+def test_high_availability_says_what_it_needs() -> None:
+    size = {"name": "v", "cpu_milli": 1, "memory_mib": 1, "ha": True}
+    with pytest.raises(BadBody, match="ha: its volumes must be in a shared pool"):
+        request(FLOWS, "vm_create", size)
+    assert request(FLOWS, "vm_create", {**size, "disks": [{"pool": "Ceph.ssd-1", "size_gib": 1}]}).body.ha

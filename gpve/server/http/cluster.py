@@ -123,6 +123,7 @@ def router() -> APIRouter:
         ("/nodes/{node}", _node, get, 200, Node, "nodes", (404,)),
         ("/nodes/{node}/usage", _usage, get, 200, Usage, "nodes", (404,)),
         ("/nodes/{node}/drain", _drain, post, 202, Drain, "nodes", (*sent, *some_task)),
+        ("/nodes/{node}/close", _close, post, 202, Task, "nodes", some_task),
         ("/nodes/{node}/open", _open, post, 202, Task, "nodes", some_task),
         ("/nodes/{node}", _leave, delete, 204, None, "nodes", (404, 409)),
         ("/join-tokens", _join_token, post, 201, NewToken, "nodes", sent),
@@ -233,8 +234,13 @@ async def _drain(control: Cases, node: NodeName, body: DrainWish, wish: WishOf) 
     return Json({"task": shapes.task(row), "blockers": stay}, 202, place_of(row))
 
 
+async def _close(control: Cases, node: NodeName, wish: WishOf) -> Response:
+    """Close a node: it takes no more guests, and those on it stay."""
+    return accepted(await control.members.close_node(node, wish))
+
+
 async def _open(control: Cases, node: NodeName, wish: WishOf) -> Response:
-    """Open a node that was drained."""
+    """Open a node that was drained or closed."""
     return accepted(await control.members.open_node(node, wish))
 
 

@@ -50,6 +50,10 @@ class ClusterService(Service, cluster_pb2_grpc.ClusterServiceServicer):
             return cluster_pb2.DrainReply(blockers=stay)
         return cluster_pb2.DrainReply(task=task(await self.control.members.drain(request.name, wish)), blockers=stay)
 
+    async def CloseNode(self, request: Any, wish: Wish) -> pb.Task:  # noqa: N802
+        """As the protocol says."""
+        return task(await self.control.members.close_node(request.name, wish))
+
     async def OpenNode(self, request: Any, wish: Wish) -> pb.Task:  # noqa: N802
         """As the protocol says."""
         return task(await self.control.members.open_node(request.name, wish))

@@ -14,6 +14,7 @@ from gpve.tasks.flows.network_attach import network_attach
 from gpve.tasks.flows.network_create import network_create
 from gpve.tasks.flows.network_delete import network_delete
 from gpve.tasks.flows.network_detach import network_detach
+from gpve.tasks.flows.node_close import node_close
 from gpve.tasks.flows.node_drain import node_drain
 from gpve.tasks.flows.node_open import node_open
 from gpve.tasks.flows.node_rejoin import node_rejoin
@@ -67,6 +68,7 @@ FLOWS = Flows(
         network_create,
         network_delete,
         network_detach,
+        node_close,
         node_drain,
         node_open,
         node_rejoin,

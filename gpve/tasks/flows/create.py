@@ -1,12 +1,13 @@
 """What creating a guest of any kind shares: its body, its row, its quota, and what becomes of them."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from gpve.model.phases import MOVES
-from gpve.tasks.errors import Forbidden, NotFound
+from gpve.tasks.errors import BadBody, Forbidden, NotFound
 from gpve.tasks.events import encode
 from gpve.tasks.flow import Body, Command, Context, Lock, Opened
 from gpve.tasks.flows import guests
@@ -19,6 +20,7 @@ Pool = Annotated[str, Field(min_length=1, max_length=64)]
 NodeName = Annotated[str, Field(min_length=1, max_length=253)]
 
 
+POOL = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9._-]{0,62}[a-zA-Z0-9])?")
 LOCAL = "local"
 """The pool of a node's own disks; every other pool is shared by the nodes."""
 
@@ -43,7 +45,11 @@ class Created(Body):
     networks: Annotated[tuple[str, ...], Field(strict=False, max_length=16)] = Field(
         default=(), description="By name: it gets a port in each."
     )
-    node: NodeName | None = Field(default=None, description="The one node that will do; null: the scheduler's choice.")
+    node: NodeName | None = Field(
+        default=None,
+        description="Where it starts; null: the scheduler's choice. Later it may move as any other: by a migration, a "
+        "drain, high availability.",
+    )
     autostart: bool = Field(default=True, description="Whether it runs when it is made.")
     ha: bool = Field(
         default=False,
@@ -54,9 +60,8 @@ class Created(Body):
     @model_validator(mode="after")
     def _shared_volumes(self) -> Self:
         if self.ha and any(disk.pool == LOCAL for disk in self.volumes_to_make()):
-            raise ValueError(
-                f"a guest with ha needs its volumes in a shared pool; those in {LOCAL!r} die with their node"
-            )
+            problem = f"its volumes must be in a shared pool, since those in {LOCAL!r} die with their node; name one"
+            raise BadBody("create", "ha", problem)
         return self
 
     def looks_at(self, project: str) -> Looks:
@@ -85,6 +90,12 @@ class Ranked(Created):
     def made_of(self) -> dict[str, Any]:
         """The guest's spec."""
         return super().made_of() | {"priority": self.priority}
+
+
+def check_pool(pool: str, field: str) -> None:
+    """Raises `BadBody` if that is no name. Asked of new tasks: those under way keep their body."""
+    if not POOL.fullmatch(pool):
+        raise BadBody("create", field, f"{pool!r} is no name: letters, digits, and . _ - between them")
 
 
 def mac_of(guest: int, port: int) -> str:
@@ -133,6 +144,7 @@ def register(
     phase = MOVES[kind]["create"].during
     tx.put("guest", {**row, "phase": phase, "task": task, "node": None, "spec": encode(made_of)})
     for at, disk in enumerate(disks):
+        check_pool(disk.pool, f"disks.{at}.pool" if "disks" in type(body).model_fields else "pool")
         volume = {"id": f"{guest}-{at}", "guest": guest, "pool": disk.pool, "node": None}
         tx.put("volume", {**volume, "size_gib": disk.size_gib, "task": task})
     plug_into(tx, guest, networks)

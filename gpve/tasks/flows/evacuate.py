@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gpve.model.kinds import real, tolerated
 from gpve.model.phases import MOVES, STEADY
 from gpve.tasks.claims import charged, overdrawn
 from gpve.tasks.events import decode, encode
@@ -12,6 +13,8 @@ from gpve.tasks.ledger import Row, Tx
 from gpve.tasks.state import CLOSED
 from gpve.tasks.submit import Request, cancel, submit
 
+TOLD = 8
+"""Guests that are told by name of those that keep a node from being emptied."""
 TRIES = 3
 """How often a guest's migration is tried in one drain."""
 
@@ -35,6 +38,7 @@ def blockers(tx: Tx, node: str) -> list[Blocker]:
     Room is tried first-fit, the largest first, over the rows as they are: a guess that the scheduler may better.
     """
     rows = tx.where("node")
+    taints = {row["name"]: frozenset(decode(row["taints"])) for row in rows}
     others = {row["name"]: row for row in rows if row["name"] != node and row["open"] and row["alive"]}
     found, moving = [], []
     for guest, claim in _on(tx, node):
@@ -44,7 +48,8 @@ def blockers(tx: Tx, node: str) -> list[Blocker]:
         else:
             moving.append((guest, claim))
     for guest, claim in sorted(moving, key=lambda pair: (-pair[1]["cpu_milli"], -pair[1]["memory_mib"])):
-        tried = (_moved_to(row, guest, claim) for row in others.values())
+        borne = tolerated(guest["kind"], real(guest["kind"], taints.values()))
+        tried = (_moved_to(row, guest, claim) for row in others.values() if taints[row["name"]] <= borne)
         home = next((row for row in tried if row is not None), None)
         if home is None:
             found.append(_blocker(guest, f"none of {len(others)} open nodes has room beside the others that move"))
@@ -67,8 +72,9 @@ def evacuate(tx: Tx, task: int, arguments: Mapping[str, Any]) -> tuple[str, bool
             hopeless.append(left[-1])
     if not left:
         return None
-    told = "; ".join(str(blocker) for blocker in (hopeless or left)[:8])
-    return told, not hopeless
+    first = [*hopeless, *(blocker for blocker in left if blocker not in hopeless)]
+    more = f"; and {len(left) - TOLD} more" if len(left) > TOLD else ""
+    return "; ".join(map(str, first[:TOLD])) + more, not hopeless
 
 
 def recall(tx: Tx, task: int, node: str) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from gpve.tasks.errors import Forbidden, NotFound
 from gpve.tasks.flow import Context, Flow, Opened, Step
-from gpve.tasks.flows.create import Gib, NodeName, Pool
+from gpve.tasks.flows.create import Gib, NodeName, Pool, check_pool
 from gpve.tasks.flows.free_volumes import OnVolume, locks, make, read, remove
 from gpve.tasks.ledger import Tx
 
@@ -19,6 +19,7 @@ class VolumeCreate(OnVolume):
 
 def _open(tx: Tx, wish: Any, task: int) -> Opened:
     body = wish.body
+    check_pool(body.pool, "pool")
     if tx.get("volume", body.volume) is not None:
         raise Forbidden(f"create volume {body.volume!r}", "the name of another", ("another name",))
     if tx.get("node", body.node) is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import simpy
 
+from gpve.model.reasons import counted
 from gpve.tasks.advance import Operation
 from gpve.tasks.errors import TaskError
 from gpve.tasks.ledger import Row, Tx, Work
@@ -168,7 +169,7 @@ def _line_of(row: Row) -> str:
     data = json.loads(row["data"])
     text = f"task {row['task']}  {row['kind']} {row['step']}".rstrip()
     details = [str(data[name]) for name in ("outcome", "engine") if name in data]
-    details += [f"{count} nodes: {reason}" for reason, count in sorted(data.get("reasons", {}).items())]
+    details += counted(data.get("reasons", {}))
     if data.get("result", {}).get("node"):
         details.append(f"on {data['result']['node']}")
     if data.get("tombstone"):
