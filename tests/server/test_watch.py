@@ -1,14 +1,16 @@
 """Watching, without a server: what is said when nothing happens, and what is gone."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Request
 
 from gpve.server import watch
-from gpve.server.http.streams import _never_quiet
+from gpve.server.http.streams import _never_quiet, _stream
 from gpve.store.database import connect, migrate
 from gpve.store.sql import SqlStore
 from gpve.tasks.flows.guests import no_use
@@ -130,3 +132,19 @@ def test_a_change_looks_like_what_is_asked_for_by_itself(store: SqlStore) -> Non
     assert (rows["node"]["gpus"], rows["node"]["labels"]) == ([1000], {"rack": "1"})
     assert "version" not in rows["node"]
     assert rows["volume"]["size_gib"] == 1
+
+
+def test_what_breaks_a_stream_later_has_the_id_of_the_request() -> None:
+    async def events() -> AsyncIterator[bytes]:
+        yield b": nothing yet\n\n"
+        raise Compacted(1, 5)
+
+    async def sent() -> list[Any]:
+        request = Request({"type": "http", "request_id": "mine"})
+        response: Any = await _stream(request, events())
+        return [part async for part in response.body_iterator]
+
+    _, last = asyncio.run(sent())
+    assert last.startswith(b"event: problem\n")
+    told = json.loads(last.partition(b"data: ")[2])
+    assert (told["status"], told["instance"]) == (410, "urn:gpve:request:mine")
