@@ -74,9 +74,11 @@ class Program(Body):
         description="What it may do, in TOML or JSON (docs/reference/policy.md); empty: everything has its default.",
     )
     restart: Restart = Field(default=Restart(), description="What becomes of it when it ends.")
-    startup: Check | None = Field(default=None, description="Until it succeeds, the agent is starting.")
-    readiness: Check | None = Field(default=None, description="Whether the agent is ready; nothing is restarted by it.")
-    liveness: Check | None = Field(default=None, description="When it fails, the program is restarted.")
+    startup: Check | None = Field(
+        default=None, description="Until it succeeds the other two wait; when it fails the run ends."
+    )
+    readiness: Check | None = Field(default=None, description="Only says whether the agent is ready.")
+    liveness: Check | None = Field(default=None, description="When it fails the run ends, and `restart` decides.")
     stop_grace_ms: Annotated[int, Field(ge=0, le=30_000)] = Field(
         default=5_000, description="Between SIGTERM and SIGKILL."
     )

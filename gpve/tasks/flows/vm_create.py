@@ -29,9 +29,7 @@ class VmCreateFirst(Created):
     """A VM to create."""
 
     model_config = ConfigDict(title="VmCreate")
-    disks: Disks = Field(
-        default=(Disk(size_gib=8),), description="The volumes that are made for it, the first to boot from."
-    )
+    disks: Disks = Field(default=(Disk(size_gib=8),), description="The volumes that are made for it, at least one.")
 
     def volumes_to_make(self) -> tuple[Disk, ...]:
         """Its disks."""
