@@ -148,10 +148,18 @@ HTTP under `/api/v1`, and gRPC (`proto/gpve/v1`), over the same use cases. A ser
 - `/watch` sends server-sent events in the order of commits. An event's `id` is the revision to resume behind
   (`revision`, or `Last-Event-ID`); of a revision with several changes only the last one has it. 410: not kept any more,
   list anew.
+  A change has the shape of the guest, node, ... as it is asked for by itself; `row` is null when it is gone.
+- A stream is never silent: after ten seconds in which there was nothing to tell comes a comment (`: nothing yet`), in
+  lines of JSON an empty note. Over gRPC HTTP/2's own pings do that.
 - Errors are problem details (RFC 9457): `type`, `title`, `status`, `detail`, `instance` (the id of the request),
-  `errors` (field, problem), `allowed` (what would be possible now). Over gRPC the same document is in the trailing
-  metadata `problem-bin`.
-- Bodies are JSON of at most 1 MiB and 32 levels; unknown fields are errors.
+  `errors` (field, problem), `allowed` (operations on the guest that would be possible now). Over gRPC the same document
+  is in the trailing metadata `problem-bin`. What breaks a stream is its last event, `problem`.
+- Bodies are JSON of at most 1 MiB and 32 levels; unknown fields are errors. Where there is GET there is HEAD.
+- The last token that is good for the API cannot be withdrawn (409): make another first. If all have expired, start a
+  server anew: it writes a new one into `token` in its directory (`gpve server --dir`).
+- The log has a line of JSON for each request and each call, with `request` (its id, which is also in `X-Request-Id`),
+  `actor`, and the `task` that it made. A task that ends undone or stuck is a warning with `task`, `flow`, `status`,
+  `target` and why; what high availability did is told at the level info, all else that is done at debug.
 
 | code | gRPC | when |
 |---|---|---|
@@ -160,7 +168,8 @@ HTTP under `/api/v1`, and gRPC (`proto/gpve/v1`), over the same use cases. A ser
 
 def api() -> str:
     """The reference of the API: its rules, its problems, its operations."""
-    from gpve.server.http.app import PROBLEMS, build
+    from gpve.server.http.answers import PROBLEMS
+    from gpve.server.http.app import build
     from gpve.server.problems import CODES
 
     described = build(None).openapi()  # type: ignore[arg-type]
@@ -170,7 +179,7 @@ def api() -> str:
     parts.append("\n| operation | what |\n|---|---|\n")
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
-            told = (operation.get("description") or operation.get("summary") or "").split("\n")[0]
+            told = " ".join((operation.get("description") or operation.get("summary") or "").split())
             parts.append(f"| `{method.upper()} {path.removeprefix('/api/v1')}` | {told} |\n")
     return "".join(parts)
 

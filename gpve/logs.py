@@ -2,12 +2,17 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from datetime import UTC, datetime
 
-KEPT = ("request", "actor", "task", "node", "server", "ms", "url")
+KEPT = ("request", "actor", "task", "flow", "status", "target", "node", "server", "ms", "url")
 """What a line may carry besides its text."""
+
+# gRPC's core writes lines of its own, which are no JSON, past this log; it looks here when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 class Lines(logging.Formatter):

@@ -93,6 +93,15 @@ STEADY: dict[str, frozenset[str]] = {
 """By kind: the phases in which no task works on a guest."""
 
 
+TRANSITIONAL: dict[str, frozenset[str]] = {
+    kind: frozenset(move.during for move in MOVES[kind].values()) for kind in KINDS
+}
+"""By kind: the phases in which a task works on a guest."""
+
+INTERNAL = frozenset(("create", "recover", "volume-attach", "volume-detach", "network-attach", "network-detach"))
+"""Operations that nobody can ask for of a guest that is there: GPVE's own, and those that the API does not have."""
+
+
 def allowed(kind: str, phase: str) -> tuple[str, ...]:
-    """The operations that may begin in a phase, in the order of the table."""
-    return tuple(name for name, move in MOVES[kind].items() if phase in move.before)
+    """The operations that one may ask for in a phase, in the order of the table."""
+    return tuple(name for name, move in MOVES[kind].items() if phase in move.before and name not in INTERNAL)

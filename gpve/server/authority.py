@@ -104,7 +104,7 @@ def node_certificate(ca: Authority, node: str, csr: bytes) -> bytes:
         request = x509.load_pem_x509_csr(csr)
         valid, key = request.is_signature_valid, request.public_key()
     except ValueError as error:
-        raise InputError(f"no certificate request in PEM: {error}", column="csr") from error
+        raise InputError("a certificate request in PEM is wanted", column="csr") from error
     if not valid or not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise InputError("a request signed by a key on the curve P-256 is wanted", column="csr")
     return _issue(ca, f"node/{node}", key, [], [ExtendedKeyUsageOID.CLIENT_AUTH], NODE_DAYS)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from gpve import __version__
 from gpve.engine.engine import Engine
 from gpve.model.kinds import KINDS
+from gpve.model.phases import INTERNAL
 from gpve.server.access import Access, Wish, flow_of
 from gpve.server.audits import Audits
 from gpve.server.authority import Authority
@@ -19,13 +20,15 @@ from gpve.server.members import Members
 from gpve.server.policies import Policies
 from gpve.server.problems import Problem
 from gpve.server.projects import Projects
+from gpve.server.sentences import bad_body
 from gpve.server.sessions import SessionNodes
 from gpve.server.sizes import Sizes
 from gpve.server.tokens import Tokens
 from gpve.server.tracing import Tracing
 from gpve.server.watch import Pulse
+from gpve.server.wishes import check_created, check_filters, check_guest_name, named_in
 from gpve.store.sql import SqlStore
-from gpve.tasks.errors import BadBody, Forbidden, NotFound
+from gpve.tasks.errors import Forbidden, NotFound
 from gpve.tasks.flow import Place
 from gpve.tasks.flows import FLOWS
 from gpve.tasks.flows.create import Created
@@ -38,7 +41,8 @@ from gpve.world.placement import Explained, SchedulerPlacer
 from gpve.world.store import StoreDown
 
 Remote = Callable[[str, str, dict[str, Any]], AsyncIterator[pb.CallFrame]]
-OVER = (*CLOSED, Status.STUCK)
+LONGEST_REASON = 191
+"""As long as the store's texts may be."""
 
 
 class Control:
@@ -78,8 +82,12 @@ class Control:
 
     async def create(self, kind: str, body: Created, wish: Wish) -> Row:
         """Submit a guest's creation."""
+        check_created(kind, body)
         await self.sizes.check(kind, body)
-        return await self.access.submit(f"{kind}_create", body, wish)
+        try:
+            return await self.access.submit(f"{kind}_create", body, wish)
+        except NotFound as error:
+            raise named_in({"node": body.node, "networks": body.networks}, error) from error
 
     async def act(self, kind: str, operation: str, guest: int, arguments: dict[str, Any], wish: Wish) -> Row:
         """Submit an operation on a guest of this kind; its project is the guest's own."""
@@ -88,9 +96,13 @@ class Control:
         try:
             body = flow.body.model_validate({"guest": guest, **arguments})
         except ValidationError as error:
-            first = error.errors()[0]
-            raise BadBody(flow.name, ".".join(map(str, first["loc"])) or "body", first["msg"]) from None
-        return await self.access.submit(flow.name, body, Wish(wish.actor, row["project"], wish.key, wish.revision))
+            raise bad_body(flow.name, error) from None
+        if operation == "clone":
+            check_guest_name(arguments["name"])
+        try:
+            return await self.access.submit(flow.name, body, Wish(wish.actor, row["project"], wish.key, wish.revision))
+        except NotFound as error:
+            raise named_in(arguments, error) from error
 
     async def task(self, number: int) -> Row:
         """A task's row. Raises `NotFound`."""
@@ -98,12 +110,14 @@ class Control:
 
     async def tasks(self, after: int | None, limit: int, **equal: Any) -> list[Row]:
         """Tasks, the newest first, behind number ``after``."""
+        check_filters(equal)
         rows, _ = await self.access.read(self.store.page, "task", after, limit, newest=True, **equal)
         return rows
 
-    async def cancel(self, number: int, reason: str) -> Row:
-        """Ask for the end of a task."""
-        row = await self.access.change(lambda tx: cancel(tx, number, reason))
+    async def cancel(self, number: int, actor: str, reason: str) -> Row:
+        """Ask for the end of a task; its log says who did, and why if that is said."""
+        told = f"by {actor}: {reason}" if reason else f"by {actor}"
+        row = await self.access.change(lambda tx: cancel(tx, number, told[:LONGEST_REASON]))
         self.engine.hint()
         return row
 
@@ -126,6 +140,7 @@ class Control:
 
     async def guests(self, after: int | None, limit: int, **equal: Any) -> tuple[list[Row], int]:
         """Guests by number, behind number ``after``; and the revision from which to watch."""
+        check_filters(equal)
         return await self.access.read(self.store.page, "guest", after, limit, **equal)
 
     async def waits_for(self, guest: Row) -> str:
@@ -218,7 +233,7 @@ class Control:
         """Call the node of an agent; the frames that it answers. Raises `Problem`, also from the iterator."""
         guest = await self.guest(number, "agent")
         if guest["node"] is None:
-            raise Forbidden(f"{open_['verb']} of agent {number}", f"{guest['phase']}, and nowhere yet", ("start it",))
+            raise Forbidden(f"{open_['verb']} of agent {number}", f"{guest['phase']}, and nowhere yet", ("start",))
         return await self.call_node(guest["node"], {**open_, "guest": number})
 
     async def call_node(self, node: str, open_: dict[str, Any]) -> AsyncIterator[pb.CallFrame]:
@@ -256,4 +271,4 @@ def operations(kind: str) -> list[str]:
     """What may be asked of a guest that is there, by the names of its flows."""
     assert kind in KINDS
     ours = [name.removeprefix(f"{kind}_") for name in FLOWS.names if name.startswith(f"{kind}_")]
-    return [name for name in ours if name not in ("create", "recover")]
+    return [name for name in ours if name not in INTERNAL]

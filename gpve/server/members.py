@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 from gpve.model.kinds import KINDS, taint_simulated, taint_without
@@ -18,6 +19,8 @@ from gpve.tasks.flows.node_drain import OnNodeItself
 from gpve.tasks.flows.node_survey import NodeSurvey, node_survey
 from gpve.tasks.ledger import Row, Tx
 from gpve.tasks.submit import Request
+
+LOG = logging.getLogger(__name__)
 
 
 class Members:
@@ -71,9 +74,23 @@ class Members:
                 tx.delete("debris", name, row["guest"])
 
         await self._access.change(run)
+        self._end(name)
+
+    async def end_strangers(self) -> None:
+        """End the sessions that this server holds of nodes that left by another one."""
+        held = [*self._nodes.sessions]
+        if held:
+            rows = await self._access.read(self._access.store.distinct, "fact", "node")
+            members = {row["node"] for row in rows}
+            for name in held:
+                if name not in members:
+                    self._end(name)
+
+    def _end(self, name: str) -> None:
         session = self._nodes.sessions.get(name)
         if session is not None:
-            self._nodes.leave(session)
+            LOG.info("the session of a node that left is ended", extra={"node": name})
+            self._nodes.leave(session, f"node {name} was removed from the cluster")
 
     async def is_node(self, name: str, fingerprint: str) -> bool:
         """Whether this certificate is one of the node's."""

@@ -98,6 +98,8 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             while (messages := await session.outgoing()) is not None:
                 for message in messages:
                     await context.write(message)
+            if session.why:
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, session.why)
         finally:
             reading.cancel()
             self._control.nodes.leave(session)

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from gpve.model.errors import InputError
+from gpve.model.phases import INTERNAL, MOVES
 from gpve.tasks.errors import BadBody, Forbidden, KeyReused, NotFound, OverQuota, UnknownFlow
 from gpve.tasks.retention import Compacted
 from gpve.world.store import StoreDown, StoreFull
@@ -15,6 +16,7 @@ CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.RESOURCE_EXHAUSTED,
     404: grpc.StatusCode.NOT_FOUND,
+    405: grpc.StatusCode.UNIMPLEMENTED,
     409: grpc.StatusCode.FAILED_PRECONDITION,
     410: grpc.StatusCode.OUT_OF_RANGE,
     412: grpc.StatusCode.FAILED_PRECONDITION,
@@ -43,6 +45,8 @@ TITLES = {
     "not-allowed": "The method is not allowed here",
     "wrong-type": "The media type is not application/json",
 }
+OPERATIONS = frozenset().union(*MOVES.values()) - INTERNAL
+"""On guests, of any kind."""
 
 
 @dataclass
@@ -54,7 +58,7 @@ class Problem(Exception):
     detail: str
     errors: list[tuple[str, str]] = field(default_factory=list)
     allowed: tuple[str, ...] = ()
-    """What would be possible now."""
+    """Operations on the same guest that would be possible now, by the names that they have in the API."""
     retry_after_s: int | None = None
 
     def __str__(self) -> str:
@@ -96,7 +100,8 @@ def problem_of(error: BaseException) -> Problem:
         case KeyReused():
             return Problem(409, "key-reused", told)
         case Forbidden():
-            return Problem(409, "not-now", told, allowed=error.allowed)
+            # What else would do ("another name") stands in the sentence.
+            return Problem(409, "not-now", told, allowed=tuple(name for name in error.allowed if name in OPERATIONS))
         case OverQuota():
             return Problem(403, "over-quota", told, [(error.resource, told)])
         case Compacted():

@@ -10,8 +10,6 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from gpve.server import tracing
 from gpve.server.audits import Audits
 from gpve.server.control import Control
 from gpve.server.decisions import Recording
+from gpve.server.ends import Ends
 from gpve.server.http.app import build
 from gpve.server.metrics import METRICS
 from gpve.server.nodes_rpc import NodeService, PeerService
@@ -34,13 +33,13 @@ from gpve.server.policies import Policies
 from gpve.server.rpc import add_services
 from gpve.server.sessions import SessionNodes
 from gpve.server.settings import Settings
+from gpve.server.tokens import good
 from gpve.server.warm import compile_apart, warm
 from gpve.store.database import connect
 from gpve.store.sql import SqlStore
 from gpve.store.upgrade import upgrade
 from gpve.tasks.flows import FLOWS
 from gpve.tasks.ledger import Tx, Work
-from gpve.tasks.state import Status
 from gpve.tasks.worker import Rules
 from gpve.v1 import node_pb2_grpc
 from gpve.world.placement import SchedulerPlacer
@@ -137,7 +136,7 @@ async def _serve(settings: Settings, store: SqlStore, policy: Policy) -> None:
     peers = Peers(control, ca, identity)
     control.remote, nodes.missed = peers.call, peers.hint
     control.tracing = tracing.begin(settings.name, control.access, certs.fingerprint(ca.certificate))
-    engine.closed = partial(_closed, control, loop)
+    engine.closed = Ends(control, loop).heard
     await loop.run_in_executor(None, warm, policy)
     await control.projects.refresh()
     gc.collect()
@@ -179,11 +178,11 @@ async def _serve(settings: Settings, store: SqlStore, policy: Policy) -> None:
 
 
 async def _first(store: SqlStore, settings: Settings) -> certs.Authority:
-    """The authority; and, where the cluster has no token of the API yet, the first one, in a file of the server."""
+    """The authority; and, where no token is good for the API (none yet, or all expired), one in the server's files."""
 
     def run(tx: Tx) -> tuple[certs.Authority, str | None]:
         ca = certs.authority(tx)
-        if any(row["purpose"] == certs.API for row in tx.where("token")):
+        if good(tx, tx.where("token")):
             return ca, None
         return ca, certs.make_token(tx, "first", certs.API, None, ca)
 
@@ -195,6 +194,7 @@ async def _first(store: SqlStore, settings: Settings) -> certs.Authority:
     _write(settings.directory / "ca.pem", ca.certificate, 0o644)
     if token is not None:
         _write(settings.directory / "token", token.encode() + b"\n", 0o600)
+        LOG.info("no token was good for the API: there is a new one in %s", settings.directory / "token")
     return ca
 
 
@@ -285,14 +285,6 @@ def _http(settings: Settings, control: Control, identity: certs.Identity) -> uvi
     return server
 
 
-def _closed(control: Control, loop: asyncio.AbstractEventLoop, over: Sequence[tuple[int, Status]]) -> None:
-    """Tasks came to an end; in the engine's thread."""
-    for _, status in over:
-        METRICS.over.labels(status.value).inc()
-    if control.tracing is not None:
-        loop.call_soon_threadsafe(control.tracing.closed, [task for task, _ in over])
-
-
 async def _keep(control: Control) -> None:
     """What is to be done now and then."""
     trimmed = time.monotonic()
@@ -308,6 +300,7 @@ async def _keep(control: Control) -> None:
             await control.access.read(control.store.revision)
             METRICS.store_up.set(1)
             await control.projects.refresh()
+            await control.members.end_strangers()
             await control.forget_decisions()
         except Exception as error:  # the next round looks again
             METRICS.store_up.set(0)

@@ -29,6 +29,8 @@ class Session:
     def __init__(self, node: str, boot: str) -> None:
         self.node, self.boot = node, boot
         self.closed = False
+        self.why = ""
+        """Why it was ended, if the node is to hear of it."""
         self.waiting: dict[int, tuple[Operation, Answer]] = {}
         self.calls: dict[int, Call] = {}
         self._numbers = 0
@@ -173,8 +175,9 @@ class SessionNodes:
             LOG.info("a second session of the node ends the first", extra={"node": session.node})
             self._end(old)
 
-    def leave(self, session: Session) -> None:
-        """A session is over: nobody knows what became of what was sent."""
+    def leave(self, session: Session, why: str = "") -> None:
+        """A session is over (the node is told why, if that is said): nobody knows what became of what was sent."""
+        session.why = session.why or why
         if self.sessions.get(session.node) is session:
             del self.sessions[session.node]
         self._end(session)

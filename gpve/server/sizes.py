@@ -1,6 +1,7 @@
 """How large the nodes are: a guest that none of them could hold, even if it were empty, would wait for ever.
 
-It is refused when it is asked for. A thousand nodes have a few sizes: those are read, once for all that ask meanwhile.
+It is refused when it is asked for, as is what no node would start. A thousand nodes have a few sizes: those are read,
+once for all that ask meanwhile.
 """
 
 import asyncio
@@ -43,9 +44,15 @@ class Sizes:
         self._together = Together(self._look)
 
     async def check(self, kind: str, body: Created) -> None:
-        """Raise `BadBody` for a guest that no node which runs this kind could hold, if there is one that runs it."""
+        """Raise `BadBody` for a guest that no node which runs this kind could hold, if there is one that runs it.
+
+        And for an agent without a program, where agents run for real: only simulated ones have none.
+        """
         found = await self._sizes()
-        borne = tolerated(kind, real(kind, (size.taints for size in found)))
+        really = real(kind, (size.taints for size in found))
+        if really and kind == "agent" and getattr(body, "program", None) is None:
+            raise BadBody("create", "program", "agents run for real here: say what it shall run (argv)")
+        borne = tolerated(kind, really)
         sizes = [size for size in found if size.taints <= borne]
         if not sizes or any(size.holds(body) for size in sizes):
             return

@@ -1,10 +1,12 @@
 """The tokens of the API: whose they are, new ones, and their end."""
 
 import asyncio
+from collections.abc import Sequence
 
 from gpve.server import authority as certs
 from gpve.server.access import Access
 from gpve.server.authority import Authority
+from gpve.server.problems import Problem
 from gpve.tasks.errors import NotFound
 from gpve.tasks.ledger import Row, Tx
 
@@ -40,16 +42,27 @@ class Tokens:
         return await self._access.read(self._access.store.rows, "token")
 
     async def withdraw(self, digest: str) -> None:
-        """A token is worth nothing from now on; ``digest``: the first 12 characters will do."""
+        """A token is worth nothing from now on; ``digest``: the first 12 characters will do.
+
+        The last one that is good for the API stays: nobody could make another.
+        """
 
         def run(tx: Tx) -> None:
-            found = [row["digest"] for row in tx.where("token") if row["digest"].startswith(digest)]
+            tokens = tx.where("token")
+            found = [row for row in tokens if row["digest"].startswith(digest)]
             if len(found) != 1 or len(digest) < 12:
                 raise NotFound("token", digest)
-            tx.delete("token", found[0])
+            if good(tx, tokens) == found:
+                raise Problem(409, "not-now", f"token {found[0]['name']!r} is the last one: make another first")
+            tx.delete("token", found[0]["digest"])
 
         await self._access.change(run)
         self._known.clear()
+
+
+def good(tx: Tx, tokens: Sequence[Row]) -> list[Row]:
+    """Those of these tokens that are good for the API now."""
+    return [row for row in tokens if row["purpose"] == certs.API and not expired(tx, row)]
 
 
 def expired(tx: Tx, token: Row) -> bool:

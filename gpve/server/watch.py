@@ -3,10 +3,11 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal
 
 from gpve.server.access import Access
+from gpve.server.http import shapes
 from gpve.server.problems import Problem
 from gpve.store.sql import SqlStore
 from gpve.tasks.ledger import Row
@@ -18,7 +19,7 @@ AT_ONCE = 500
 LOOK_S = 0.1
 """How often a server that has watchers asks the store for its newest revision."""
 QUIET_S = 10.0
-"""How often a watcher is told that there is nothing."""
+"""A watcher that was told nothing for so long is told that there is nothing: silence looks like a broken stream."""
 
 
 class Pulse:
@@ -69,20 +70,23 @@ async def changes(
 ) -> AsyncIterator[tuple[dict[str, Any] | None, bool]]:
     """Changes behind a revision (None: from now on), for ever, and whether each is the last one of its revision.
 
-    (None, False): nothing yet. Raises `Compacted`.
+    (None, False): nothing yet; also the first thing if there is nothing at once. Raises `Compacted`, before anything.
     """
     newest = await pulse.access.read(pulse.access.store.revision)
     revision = newest if after is None else after
     if revision > newest:
         raise Problem(422, "bad-field", f"revision: {revision} is yet to come; the newest is {newest}")
-    yield None, False
+    told_at = float("-inf")
     while True:
-        before = revision
         rows, revision = await pulse.access.read(_both, pulse.access.store, revision, tables)
         for at, row in enumerate(rows):
             yield row, at + 1 == len(rows) or rows[at + 1]["revision"] != row["revision"]
-        if revision == before and not await pulse.beyond(revision, QUIET_S):
+            told_at = time.monotonic()
+        # Others' changes move the revision, and are none for this watcher: only what was said counts.
+        if time.monotonic() - told_at >= QUIET_S:
             yield None, False
+            told_at = time.monotonic()
+        await pulse.beyond(revision, told_at + QUIET_S - time.monotonic())
 
 
 def _both(store: SqlStore, revision: int, tables: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
@@ -99,7 +103,7 @@ def _both(store: SqlStore, revision: int, tables: Sequence[str]) -> tuple[list[d
                 "revision": row["revision"],
                 "table": row["table_name"],
                 "key": json.loads(row["row_key"]),
-                "row": None if row["data"] is None else json.loads(row["data"]),
+                "row": None if row["data"] is None else SHAPES[row["table_name"]](json.loads(row["data"])),
             }
             for row in rows
         ]
@@ -117,13 +121,22 @@ def _both(store: SqlStore, revision: int, tables: Sequence[str]) -> tuple[list[d
 
 
 def _event(row: Row) -> dict[str, Any]:
-    kept = ("task", "seq", "kind", "step", "at")
-    return {name: row[name] for name in kept} | {"data": json.loads(row["data"])}
+    return {"task": row["task"], **shapes.event(row)}
+
+
+SHAPES: dict[str, Callable[[Row], dict[str, Any]]] = {
+    "guest": shapes.guest,
+    "node": shapes.node,
+    "volume": shapes.volume,
+    "network": shapes.network,
+    "alarm": dict,
+}
+"""By table: what a row looks like; as where it is asked for by itself."""
 
 
 async def task(pulse: Pulse, number: int) -> AsyncIterator[Row | None]:
     """A task's row with each of its changes, until it is over or stuck; None: nothing yet."""
-    seen = None
+    seen, told_at = None, time.monotonic()
     while True:
         revision = await pulse.access.read(pulse.access.store.revision)
         row = await pulse.access.one("task", number)
@@ -132,5 +145,8 @@ async def task(pulse: Pulse, number: int) -> AsyncIterator[Row | None]:
             yield row
             if row["status"] in (*CLOSED, Status.STUCK) or row["poison"] is not None:
                 return
-        elif not await pulse.beyond(revision, QUIET_S):
+            told_at = time.monotonic()
+        elif time.monotonic() - told_at >= QUIET_S:
             yield None
+            told_at = time.monotonic()
+        await pulse.beyond(revision, told_at + QUIET_S - time.monotonic())

@@ -289,6 +289,15 @@ class SqlStore:
         query = select(task.c.id).where(task.c.status.in_(("done", "undone")), task.c.closed_at < time)
         return [row["id"] for row in self._select(query.order_by(task.c.closed_at, task.c.id).limit(limit))]
 
+    def ends(self, tasks: Collection[int], actor: str) -> list[Row]:
+        """How these tasks stand; of those that are done only an actor's (empty: all)."""
+        task = METADATA.tables["task"]
+        columns = (task.c.id, task.c.flow, task.c.status, task.c.target, task.c.reason, task.c.actor)
+        query = select(*columns).where(task.c.id.in_(tasks))
+        if actor:
+            query = query.where(or_(task.c.status != "done", task.c.actor == actor))
+        return self._select(query.order_by(task.c.id))
+
     def now(self) -> float:
         """The database's clock, seconds since 1970."""
         return float(self._select(select(self._statements.now.label("now")))[0]["now"])

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from gpve.client import Client
 from gpve.client.contexts import Context, Contexts, keep
 from tests.agentrt.conftest import kernel, sandbox  # noqa: F401
 from tests.agentrt.runtime.daemon import programs
@@ -28,6 +30,35 @@ def cluster() -> Iterator[Cluster]:
         assert left.empty(), left
         assert not leaked_files(left), leaked_files(left)
     shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Cluster]:
+    """One server and one node for all of these tests."""
+    directory = Path(tempfile.mkdtemp(prefix="gpve-"))
+    made = Cluster(directory)
+    try:
+        made.server("s")
+        made.node("a", ("--cpu", "8000", "--memory", "8192"))
+        yield made
+        assert made.servers["s"].running
+        assert made.defects() == []
+    finally:
+        made.end()
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def client(api: Cluster) -> Client:
+    return api.client()
+
+
+@pytest.fixture
+def http(api: Cluster) -> Iterator[httpx.Client]:
+    server = api.servers["s"]
+    headers = {"Authorization": f"Bearer {api.token()}"}
+    with httpx.Client(base_url=f"{server.url}/api/v1", verify=False, headers=headers) as made:
+        yield made
 
 
 @pytest.fixture

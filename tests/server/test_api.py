@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,35 +31,6 @@ from tests.server.cluster import Cluster, done, refused
 
 VM = {"name": "web", "cpu_milli": 500, "memory_mib": 256}
 STREAMS = ("/watch", "/follow", "/logs", "/exec", "/dump")
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[Cluster]:
-    """One server and one node for all of these tests."""
-    directory = Path(tempfile.mkdtemp(prefix="gpve-"))
-    made = Cluster(directory)
-    try:
-        made.server("s")
-        made.node("a", ("--cpu", "8000", "--memory", "8192"))
-        yield made
-        assert made.servers["s"].running
-        assert made.defects() == []
-    finally:
-        made.end()
-        shutil.rmtree(directory)
-
-
-@pytest.fixture
-def client(api: Cluster) -> Client:
-    return api.client()
-
-
-@pytest.fixture
-def http(api: Cluster) -> Iterator[httpx.Client]:
-    server = api.servers["s"]
-    headers = {"Authorization": f"Bearer {api.token()}"}
-    with httpx.Client(base_url=f"{server.url}/api/v1", verify=False, headers=headers) as made:
-        yield made
 
 
 CHECKS = [

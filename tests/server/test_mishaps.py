@@ -112,11 +112,12 @@ def test_an_agent_that_ends_by_itself_is_seen(cluster: Cluster) -> None:
     task = client.wait(bad)
     assert task.status == "undone"
     assert "/no/such/program" in str(task.reason)
-    task = client.wait(
+    with refused(422, "bad-field", "program.policy", "memorry: no such key"):
         client.create("agent", spec("typo", "true") | {"program": {"argv": [SH], "policy": "memorry = 1"}})
-    )
+    policy = '[files]\nread = ["/no/such/place"]'
+    task = client.wait(client.create("agent", spec("absent", "true") | {"program": {"argv": [SH], "policy": policy}}))
     assert task.status == "undone"
-    assert "memorry" in str(task.reason)
+    assert "/no/such/place" in str(task.reason)
     assert [guest.name for guest in client.list()] == ["short"]
     assert client.audit() == []
 

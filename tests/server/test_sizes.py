@@ -7,15 +7,19 @@ import pytest
 
 from gpve.server.sizes import Sizes
 from gpve.tasks.errors import BadBody
+from gpve.tasks.flows.agent_create import AgentCreate
+from gpve.tasks.flows.agent_program import Program
 from gpve.tasks.flows.create import Created
 from gpve.world.store import StoreDown
 
 
 class Store:
-    """Two sizes of nodes; only the second runs agents."""
+    """Two sizes of nodes; only the second runs agents, and simulates them."""
+
+    agents = '["gpve.simulated-agent"]'
 
     def distinct(self, table: str, *columns: str) -> list[dict[str, Any]]:
-        sizes = [(4000, 4096, "[]", '["gpve.no-agent"]'), (2000, 8192, "[1000, 500]", "[]")]
+        sizes = [(4000, 4096, "[]", '["gpve.no-agent"]'), (2000, 8192, "[1000, 500]", self.agents)]
         return [dict(zip(columns, size, strict=True)) for size in sizes]
 
 
@@ -93,3 +97,19 @@ def test_what_no_node_could_hold_is_refused(kind: str, fields: dict[str, int], f
         with pytest.raises(BadBody) as refused:
             asyncio.run(run())
         assert refused.value.field == field
+
+
+def test_an_agent_without_a_program_is_refused_where_agents_run_for_real():
+    async def run(**fields: Any) -> None:
+        access = Access()
+        access.store.agents = "[]"
+        access.let.set()
+        sizes = Sizes(access)  # type: ignore[arg-type]
+        await sizes.check("vm", wish())
+        body = AgentCreate(**{"name": "x", "cpu_milli": 100, "memory_mib": 100, **fields})
+        await sizes.check("agent", body)
+
+    with pytest.raises(BadBody, match="say what it shall run") as refused:
+        asyncio.run(run())
+    assert refused.value.field == "program"
+    asyncio.run(run(program=Program(argv=("/bin/true",), env={})))

@@ -590,7 +590,11 @@ def test_what_cannot_be_is_refused_and_nothing_is_written():
         ("vm_create", BODY, "the name of guest 100"),
         ("vm_create", {**BODY, "name": "o", "cpu_milli": 1, "node": "nowhere"}, "no node nowhere"),
         ("vm_create", {**BODY, "name": "o", "cpu_milli": 1, "networks": ["lan"]}, "no network lan"),
-        ("vm_migrate", {"guest": 100}, "not while it is creating .task 1.; allowed now: nothing"),
+        (
+            "vm_migrate",
+            {"guest": 100},
+            "not while it is creating .task 1.; allowed now: cancel task 1, wait for its end",
+        ),
         ("vm_migrate", {"guest": 999}, "no vm 999"),
         ("agent_start", {"guest": 100}, "no agent 100"),
     ):

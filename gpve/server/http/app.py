@@ -8,20 +8,22 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpve import __version__
 from gpve.model.errors import InputError
 from gpve.server.control import Control
-from gpve.server.http import cluster, guests, streams
+from gpve.server.http import cluster, guests, pages, streams
 from gpve.server.http.operation import Json, authenticated
-from gpve.server.http.shapes import ProblemDetails
 from gpve.server.metrics import METRICS
 from gpve.server.problems import Problem, problem_of
+from gpve.server.sentences import sentence
 from gpve.tasks.errors import TaskError
 from gpve.tasks.retention import Compacted
 from gpve.world.store import StoreDown
@@ -33,25 +35,6 @@ LONGEST_BODY = 1 << 20
 TASK = re.compile(PREFIX + r"/tasks/([0-9]+)")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    code: {"description": text, "content": {"application/problem+json": {}}, "model": ProblemDetails}
-    for code, text in {
-        400: "The request cannot be read.",
-        401: "No valid token.",
-        403: "The project would have more than it may.",
-        404: "There is no such thing.",
-        409: "Its state does not allow it, or the idempotency key belongs to another request.",
-        410: "The revision is not kept any more.",
-        412: "It has changed since (If-Match).",
-        413: "The request is too large.",
-        415: "The media type is not application/json.",
-        422: "A field is wrong.",
-        429: "Too many requests at once.",
-        503: "The database or the node does not answer.",
-    }.items()
-}
-"""What any operation may answer instead."""
-
 
 def build(control: Control) -> FastAPI:
     """The application of one server."""
@@ -60,16 +43,22 @@ def build(control: Control) -> FastAPI:
         version=__version__,
         description="Virtual machines, virtual Kubernetes clusters and AI agents under one scheduler.",
         openapi_url="/api/v1/openapi.json",
-        docs_url="/api/v1/docs",
+        docs_url=None,
         redoc_url=None,
         default_response_class=Json,
         redirect_slashes=False,
     )
     app.state.control = control
-    for module in (guests, cluster, streams):
-        app.include_router(module.router(), prefix=PREFIX, dependencies=[Depends(authenticated)], responses=PROBLEMS)
-    app.include_router(cluster.open_router(), prefix=PREFIX, responses=PROBLEMS)
-    app.include_router(cluster.health_router())
+    app.state.methods = []
+    known = [Depends(authenticated)]
+    for router in (guests.router(), cluster.router(), streams.router()):
+        app.include_router(router, prefix=PREFIX, dependencies=known)
+        app.state.methods += _methods(PREFIX, router)
+    opened, health = cluster.open_router(), cluster.health_router()
+    app.include_router(opened, prefix=PREFIX)
+    app.include_router(health)
+    app.state.methods += [*_methods(PREFIX, opened), *_methods("", health)]
+    app.include_router(pages.router(app.title, f"{PREFIX}/openapi.json"), prefix=f"{PREFIX}/docs")
     app.add_exception_handler(RequestValidationError, _unfit)
     app.add_exception_handler(HTTPException, _unknown)
     app.add_exception_handler(Problem, _told)
@@ -77,6 +66,12 @@ def build(control: Control) -> FastAPI:
         app.add_exception_handler(kind, _told)
     app.add_middleware(Bounds, control=control)
     return app
+
+
+def _methods(prefix: str, router: APIRouter) -> list[tuple[re.Pattern[str], set[str]]]:
+    """What paths look like, and the methods that each route has for them."""
+    routes = [route for route in router.routes if isinstance(route, APIRoute)]
+    return [(compile_path(prefix + route.path)[0], set(route.methods or ())) for route in routes]
 
 
 def _response(request: Request, problem: Problem) -> Response:
@@ -103,7 +98,7 @@ async def _unfit(request: Request, error: Exception) -> Response:
     errors = []
     for one in error.errors()[:16]:
         place = [str(part) for part in one["loc"] if part not in ("body", "query", "path", "header")]
-        errors.append((".".join(place) or "body", str(one["msg"])))
+        errors.append((".".join(place) or "body", sentence(one)))
     detail = "; ".join(f"{name}: {problem}" for name, problem in errors)
     if any(one["type"] == "json_invalid" for one in error.errors()):
         return _response(request, Problem(400, "bad-request", detail, errors))
@@ -116,12 +111,19 @@ async def _unknown(request: Request, error: Exception) -> Response:
         # Raised while the body was read.
         return _response(request, error.__cause__)
     if error.status_code == 405:
-        response = _response(request, Problem(405, "not-allowed", f"no {request.method} here"))
-        response.headers.update(error.headers or {})
+        routes = [methods for path, methods in request.app.state.methods if path.match(request.url.path)]
+        allowed = set().union(*routes)
+        told = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
+        response = _response(request, Problem(405, "not-allowed", f"no {request.method} here; there is {told}"))
+        response.headers["Allow"] = told
         return response
     if error.status_code == 404:
         return _response(request, Problem(404, "not-found", f"nothing is served at {request.url.path}"))
     return _response(request, Problem(error.status_code, "bad-request", str(error.detail)))
+
+
+class Enough(OSError):
+    """Of a stream whose reader wants its head alone: as if it had hung up."""
 
 
 class Bounds:
@@ -135,7 +137,10 @@ class Bounds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        method, headers = scope["method"], dict(scope["headers"])
+        if method == "HEAD":
+            # As GET, without what it would send.
+            scope = {**scope, "method": "GET"}
         asked = headers.get(b"x-request-id", b"").decode("latin-1")
         scope["request_id"] = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
         began, began_ns, status, place = time.perf_counter(), time.time_ns(), 0, ""
@@ -146,29 +151,32 @@ class Bounds:
                 status = message["status"]
                 told = MutableHeaders(scope=message)
                 told["X-Request-Id"], place = scope["request_id"], told.get("Location", "")
+            elif method == "HEAD":
+                await send({"type": "http.response.body"})
+                if message.get("more_body"):
+                    raise Enough
+                return
             await send(message)
 
         try:
             await self._bounded(scope, headers, receive, answer)
         except Exception as error:
-            if status:
+            if not status:
+                await (await _told(Request(scope), error))(scope, receive, answer)
+            elif method != "HEAD":
                 raise
-            await (await _told(Request(scope), error))(scope, receive, answer)
         finally:
             took = time.perf_counter() - began
             route = _route(scope)
-            METRICS.requests.labels(scope["method"], route, str(status)).inc()
-            METRICS.request_s.labels(scope["method"], route).observe(took)
-            self._trace(scope, began_ns, route, status, place)
-            LOG.info(
-                "%s %s %d",
-                scope["method"],
-                scope["path"],
-                status,
-                extra={"request": scope["request_id"], "actor": scope.get("actor"), "ms": round(1000 * took, 1)},
-            )
+            METRICS.requests.labels(method, route, str(status)).inc()
+            METRICS.request_s.labels(method, route).observe(took)
+            made = TASK.fullmatch(place)
+            task = None if made is None else int(made[1])
+            self._trace(scope, began_ns, route, status, task)
+            told = {"request": scope["request_id"], "actor": scope.get("actor"), "task": task}
+            LOG.info("%s %s %d", method, scope["path"], status, extra={**told, "ms": round(1000 * took, 1)})
 
-    def _trace(self, scope: Scope, began_ns: int, route: str, status: int, place: str) -> None:
+    def _trace(self, scope: Scope, began_ns: int, route: str, status: int, task: int | None) -> None:
         if self._control.tracing is None or not scope["path"].startswith(PREFIX):
             return
         attributes: dict[str, str | int] = {
@@ -177,7 +185,6 @@ class Bounds:
             "http.response.status_code": status,
             "gpve.request": scope["request_id"],
         }
-        task = TASK.fullmatch(place)
         self._control.tracing.request(
             f"{scope['method']} {route}",
             began_ns,
@@ -185,7 +192,7 @@ class Bounds:
             {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]},
             attributes,
             status >= 500,
-            None if task is None else int(task[1]),
+            task,
         )
 
     async def _bounded(

@@ -7,7 +7,23 @@ from prometheus_client import generate_latest
 from pydantic import Field
 
 from gpve.server.http import shapes
-from gpve.server.http.operation import Asked, Cases, Json, Page, Size, Strict, TaskNumber, Text, WishOf, accepted
+from gpve.server.http.answers import A_TASK, PROBLEMS, WITH_BODY, answers, told
+from gpve.server.http.operation import (
+    Asked,
+    Cases,
+    GuestNumber,
+    Json,
+    OnlyProject,
+    OnlyStatus,
+    OnlyTarget,
+    Page,
+    Size,
+    Strict,
+    TaskNumber,
+    WishOf,
+    accepted,
+    place_of,
+)
 from gpve.server.http.shapes import (
     Ca,
     Drain,
@@ -29,23 +45,26 @@ from gpve.server.policies import CLUSTER
 
 NodeName = Annotated[str, Path(description="The node's name.", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 ProjectName = Annotated[str, Path(description="The project.", pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
-Limit = Annotated[int | None, Field(ge=0, le=1 << 53)]
+Limit = Annotated[int | None, Field(ge=0, le=1 << 53, description="The most; null: no limit.")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 
 
 class Cancel(Asked):
-    """``reason``: what the log shall say."""
+    """A wish for a task's end."""
 
-    reason: Annotated[str, Field(max_length=191, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    reason: Annotated[str, Field(max_length=191, pattern=r"^[^\x00-\x1f\x7f]*$")] = Field(
+        default="", description="What its log shall say beside who asked."
+    )
 
 
 class DrainWish(Asked):
-    """``dry_run``: only say which guests would stay."""
+    """A wish for an empty node."""
 
-    dry_run: bool = False
+    dry_run: bool = Field(default=False, description="Only say which guests would stay.")
 
 
 class Limits(Asked):
-    """Most guests, cpu_milli and memory_mib of a project; null: no limit."""
+    """What a project may have."""
 
     guests_limit: Limit = None
     cpu_milli_limit: Limit = None
@@ -53,76 +72,89 @@ class Limits(Asked):
 
 
 class Choice(Asked):
-    """A placement policy; null: what decides without a choice."""
+    """A placement policy."""
 
-    policy: Annotated[str, Field(min_length=1, max_length=63)] | None
+    policy: Annotated[str, Field(min_length=1, max_length=63)] | None = Field(
+        description="Its name; null: what decides without a choice."
+    )
 
 
 class TokenWish(Asked):
-    """A token of the API. ``lives_s``: seconds; null: until it is withdrawn."""
+    """A token of the API."""
 
-    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[ -~]+$")]
-    lives_s: Annotated[int, Field(ge=1, le=10 * 366 * 86_400)] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[ -~]+$")] = Field(
+        description="Whose it is: the actor of what is asked for with it."
+    )
+    lives_s: Annotated[int, Field(ge=1, le=10 * 366 * 86_400)] | None = Field(
+        default=None, description="Seconds; null: until it is withdrawn."
+    )
 
 
 class JoinTokenWish(Asked):
-    """A token with which one node joins, once. ``node``: this one alone (one that is of the cluster joins anew)."""
+    """A token with which one node joins, once."""
 
-    node: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")] | None = None
-    lives_s: Annotated[int, Field(ge=1, le=366 * 86_400)] = 3600
+    node: Name | None = Field(
+        default=None, description="This one alone, which may be of the cluster already; null: any that is not."
+    )
+    lives_s: Annotated[int, Field(ge=1, le=366 * 86_400)] = Field(default=3600, description="Seconds.")
 
 
 class Join(Asked):
-    """A node's wish to join: its one-time token, its name, and a certificate request (PEM)."""
+    """A node's wish to join."""
 
-    token: Annotated[str, Field(min_length=1, max_length=256)]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
-    csr: Annotated[str, Field(min_length=1, max_length=16_384)]
+    token: Annotated[str, Field(min_length=1, max_length=256)] = Field(description="Its one-time token.")
+    name: Name = Field(description="What it shall be called.")
+    csr: Annotated[str, Field(min_length=1, max_length=16_384)] = Field(
+        description="A certificate request, PEM, for a key on the curve P-256."
+    )
 
 
 def router() -> APIRouter:
     """What needs a token."""
     made = APIRouter(route_class=Strict)
-    get, post, delete = ["GET"], ["POST"], ["DELETE"]
-    for path, endpoint, methods, status, shape, tag in (
-        ("/tasks", _tasks, get, 200, Tasks, "tasks"),
-        ("/tasks/{task}", _task, get, 200, TaskWithLog, "tasks"),
-        ("/tasks/{task}/cancel", _cancel, post, 202, Task, "tasks"),
-        ("/tasks/{task}/resume", _resume, post, 202, Task, "tasks"),
-        ("/nodes", _nodes, get, 200, Nodes, "nodes"),
-        ("/nodes/{node}", _node, get, 200, Node, "nodes"),
-        ("/nodes/{node}/usage", _usage, get, 200, Usage, "nodes"),
-        ("/nodes/{node}/drain", _drain, post, 202, Drain, "nodes"),
-        ("/nodes/{node}/close", _close, post, 202, Task, "nodes"),
-        ("/nodes/{node}/open", _open, post, 202, Task, "nodes"),
-        ("/nodes/{node}", _leave, delete, 204, None, "nodes"),
-        ("/join-tokens", _join_token, post, 201, NewToken, "nodes"),
-        ("/projects/{project}/quota", _quota, get, 200, Quota, "projects"),
-        ("/projects/{project}/quota", _limit, ["PUT"], 200, Quota, "projects"),
-        ("/projects/{project}/policy", _choose, ["PUT"], 200, Policies, "projects"),
-        ("/policies", _policies, get, 200, Policies, "projects"),
-        ("/policies/cluster", _choose_for_all, ["PUT"], 200, Policies, "projects"),
-        ("/tokens", _tokens, get, 200, list[Token], "tokens"),
-        ("/tokens", _token, post, 201, NewToken, "tokens"),
-        ("/tokens/{digest}", _withdraw, delete, 204, None, "tokens"),
-        ("/status", _status, get, 200, Status, "cluster"),
-        ("/audit", _audit, get, 200, list[str], "cluster"),
-        ("/guests/{guest}/explain", _explain, get, 200, Explanation, "guests"),
+    get, post, put, delete = ["GET"], ["POST"], ["PUT"], ["DELETE"]
+    sent, some_task = WITH_BODY, (404, *A_TASK)
+    for path, endpoint, methods, status, shape, tag, problems in (
+        ("/tasks", _tasks, get, 200, Tasks, "tasks", ()),
+        ("/tasks/{task}", _task, get, 200, TaskWithLog, "tasks", (404,)),
+        ("/tasks/{task}/cancel", _cancel, post, 202, Task, "tasks", (*sent, 404, 409)),
+        ("/tasks/{task}/resume", _resume, post, 202, Task, "tasks", (404, 409)),
+        ("/nodes", _nodes, get, 200, Nodes, "nodes", ()),
+        ("/nodes/{node}", _node, get, 200, Node, "nodes", (404,)),
+        ("/nodes/{node}/usage", _usage, get, 200, Usage, "nodes", (404,)),
+        ("/nodes/{node}/drain", _drain, post, 202, Drain, "nodes", (*sent, *some_task)),
+        ("/nodes/{node}/close", _close, post, 202, Task, "nodes", some_task),
+        ("/nodes/{node}/open", _open, post, 202, Task, "nodes", some_task),
+        ("/nodes/{node}", _leave, delete, 204, None, "nodes", (404, 409)),
+        ("/join-tokens", _join_token, post, 201, NewToken, "nodes", sent),
+        ("/projects/{project}/quota", _quota, get, 200, Quota, "projects", ()),
+        ("/projects/{project}/quota", _limit, put, 200, Quota, "projects", sent),
+        ("/projects/{project}/policy", _choose, put, 200, Policies, "projects", sent),
+        ("/policies", _policies, get, 200, Policies, "projects", ()),
+        ("/policies/cluster", _choose_for_all, put, 200, Policies, "projects", sent),
+        ("/tokens", _tokens, get, 200, list[Token], "tokens", ()),
+        ("/tokens", _token, post, 201, NewToken, "tokens", sent),
+        ("/tokens/{digest}", _withdraw, delete, 204, None, "tokens", (404, 409)),
+        ("/status", _status, get, 200, Status, "cluster", ()),
+        ("/audit", _audit, get, 200, list[str], "cluster", ()),
+        ("/guests/{guest}/explain", _explain, get, 200, Explanation, "guests", (404,)),
     ):
         options: dict[str, Any] = {"methods": methods, "status_code": status, "tags": [tag]}
         if shape is not None:
             options["response_model"] = shape
         else:
             options["response_class"] = Response
-        made.add_api_route(path, endpoint, **options)
+        made.add_api_route(path, endpoint, **options, **told(endpoint), responses=answers(*problems))
     return made
 
 
 def open_router() -> APIRouter:
     """What a node asks that is not of the cluster yet."""
     made = APIRouter(route_class=Strict)
-    made.add_api_route("/ca", _ca, response_model=Ca, tags=["nodes"])
-    made.add_api_route("/join", _join, methods=["POST"], response_model=Joined, tags=["nodes"])
+    ca: dict[str, Any] = {"response_model": Ca, "tags": ["nodes"], "responses": {422: PROBLEMS[422]}}
+    made.add_api_route("/ca", _ca, **ca, **told(_ca))
+    joined: dict[str, Any] = {"response_model": Joined, "tags": ["nodes"], "responses": answers(*WITH_BODY, 409)}
+    made.add_api_route("/join", _join, methods=["POST"], **joined, **told(_join))
     return made
 
 
@@ -139,9 +171,9 @@ async def _tasks(
     control: Cases,
     page: Page = None,
     size: Size = 100,
-    status: Text = None,
-    project: Text = None,
-    target: Text = None,
+    status: OnlyStatus = None,
+    project: OnlyProject = None,
+    target: OnlyTarget = None,
 ) -> Response:
     """Tasks, the newest first."""
     equal = {"status": status, "project": project, "target": target}
@@ -169,7 +201,7 @@ def _body(text: str) -> Any:
 
 async def _cancel(control: Cases, task: TaskNumber, body: Cancel, request: Request) -> Response:
     """Ask for the end of a task: what it did is undone. Refused once its commit point is behind."""
-    return accepted(await control.cancel(task, body.reason or f"by {request.scope['actor']}"))
+    return accepted(await control.cancel(task, request.scope["actor"], body.reason))
 
 
 async def _resume(control: Cases, task: TaskNumber) -> Response:
@@ -196,8 +228,10 @@ async def _usage(control: Cases, node: NodeName) -> Response:
 async def _drain(control: Cases, node: NodeName, body: DrainWish, wish: WishOf) -> Response:
     """Empty a node: it takes no more guests, and those that can move do."""
     stay = await control.members.would_stay(node)
-    task = None if body.dry_run else shapes.task(await control.members.drain(node, wish))
-    return Json({"task": task, "blockers": stay}, 202)
+    if body.dry_run:
+        return Json({"task": None, "blockers": stay}, 202)
+    row = await control.members.drain(node, wish)
+    return Json({"task": shapes.task(row), "blockers": stay}, 202, place_of(row))
 
 
 async def _close(control: Cases, node: NodeName, wish: WishOf) -> Response:
@@ -257,7 +291,10 @@ async def _token(control: Cases, body: TokenWish) -> Response:
     return Json({"token": await control.tokens.make(body.name, "api", body.lives_s)}, 201)
 
 
-async def _withdraw(control: Cases, digest: Annotated[str, Path(pattern=r"^[0-9a-f]{12,64}$")]) -> Response:
+async def _withdraw(
+    control: Cases,
+    digest: Annotated[str, Path(description="Of it, or its first 12 characters.", pattern=r"^[0-9a-f]{12,64}$")],
+) -> Response:
     """A token is worth nothing any more (within five seconds on every server)."""
     await control.tokens.withdraw(digest)
     return Response(status_code=204)
@@ -273,7 +310,7 @@ async def _audit(control: Cases) -> Response:
     return Json(await control.audits.audit())
 
 
-async def _explain(control: Cases, guest: Annotated[int, Path(ge=1, le=1 << 53)]) -> Response:
+async def _explain(control: Cases, guest: GuestNumber) -> Response:
     """Why a guest is where it is, or why it waits."""
     return Json(await control.explain(guest))
 

@@ -1,76 +1,128 @@
 """Guests of all kinds: /vms, /vclusters, /agents with an operation for each of their flows, and /guests for all."""
 
+import inspect
 from collections.abc import Awaitable, Callable
-from enum import Enum
+from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Header, Response
+from fastapi import APIRouter, Body, Header, Query, Response
 from pydantic import BaseModel, create_model
 
 from gpve.model.kinds import KINDS
+from gpve.model.phases import MOVES
 from gpve.server.access import flow_of
 from gpve.server.control import Control, operations
 from gpve.server.http import shapes
-from gpve.server.http.operation import Cases, GuestNumber, Json, Page, Size, Strict, Text, WishOf, accepted
+from gpve.server.http.answers import A_TASK, WITH_BODY, answers, told
+from gpve.server.http.operation import (
+    Cases,
+    ConditionOf,
+    GuestNumber,
+    Json,
+    OnlyName,
+    OnlyNode,
+    OnlyPhase,
+    OnlyProject,
+    Page,
+    Size,
+    Strict,
+    WishOf,
+    accepted,
+)
 from gpve.server.http.shapes import Guest, Guests, Task
 from gpve.tasks import flow as flows
 from gpve.tasks.flows.create import Created
 
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is still of the revision that was named."}}
 Kind = Literal["vm", "vcluster", "agent"]
+OnlyKind = Annotated[Kind | None, Query(description="Only of this kind.")]
 A = {"vm": "a VM", "vcluster": "a vCluster", "agent": "an agent"}
+A_TASK_MADE: dict[str, Any] = {"status_code": 202, "response_model": Task}
+CHARGED = ("clone", "resize")
+"""Operations that take of the project's quota."""
 
 
 def router() -> APIRouter:
     """All of it."""
     made = APIRouter(route_class=Strict)
-    made.add_api_route("/guests", _list_guests, response_model=Guests, tags=["guests"], summary="Guests of all kinds")
-    made.add_api_route("/guests/{guest}", _get_guest, response_model=Guest, tags=["guests"], responses=NOT_MODIFIED)
+    many: dict[str, Any] = {"response_model": Guests, "tags": ["guests"], "responses": answers()}
+    made.add_api_route("/guests", _list_guests, **many, **told(_list_guests))
+    one: dict[str, Any] = {"response_model": Guest, "tags": ["guests"], "responses": answers(404) | NOT_MODIFIED}
+    made.add_api_route("/guests/{guest}", _get_guest, **one, **told(_get_guest))
     for kind in KINDS:
         _add_kind(made, kind)
     return made
 
 
 def _add_kind(made: APIRouter, kind: str) -> None:
-    base, show, list_ = f"/{kind}s", _show(kind), _list(kind)
-    tags: list[str | Enum] = [f"{kind}s"]
-    named: dict[str, Any] = {"tags": tags, "operation_id": f"{kind}_create", "status_code": 202, "response_model": Task}
-    made.add_api_route(base, _create(kind), methods=["POST"], summary=f"Create {A[kind]}", **named)
-    made.add_api_route(base, list_, tags=tags, operation_id=f"{kind}_list", response_model=Guests)
-    made.add_api_route(
-        f"{base}/{{guest}}",
-        show,
-        tags=tags,
-        operation_id=f"{kind}_get",
+    def add(path: str, endpoint: Callable[..., Awaitable[Response]], name: str, **more: Any) -> None:
+        made.add_api_route(f"/{kind}s{path}", endpoint, tags=[f"{kind}s"], operation_id=f"{kind}_{name}", **more)
+
+    many = A[kind].split()[1] + "s"
+    add(
+        "",
+        _create(kind),
+        "create",
+        methods=["POST"],
+        summary=f"Create {A[kind]}",
+        description=f"{_of_flow(kind, 'create')} A name that is taken is refused (409).",
+        responses=answers(*WITH_BODY, *A_TASK, 403, 404),
+        **A_TASK_MADE,
+    )
+    add(
+        "",
+        _list(kind),
+        "list",
+        summary=f"List {many}",
+        description=f"All {many}, by number, a page at a time; the answer's `revision` is where to watch from.",
+        responses=answers(),
+        response_model=Guests,
+    )
+    add(
+        "/{guest}",
+        _show(kind),
+        "get",
+        summary=f"Get {A[kind]}",
+        description="What the store knows of it. Its `ETag` is its revision: `If-Match` guards a change by it.",
+        responses=answers(404) | NOT_MODIFIED,
         response_model=Guest,
-        responses=NOT_MODIFIED,
     )
     for operation in operations(kind):
-        path, method = f"{base}/{{guest}}/{operation}", "POST"
+        path, method = f"/{{guest}}/{operation}", "POST"
         if operation == "delete":
-            path, method = f"{base}/{{guest}}", "DELETE"
-        made.add_api_route(
+            path, method = "/{guest}", "DELETE"
+        takes = _without_guest(flow_of(f"{kind}_{operation}").body)
+        problems = [*A_TASK, 404, 412, *(WITH_BODY if takes else ()), *((403,) if operation in CHARGED else ())]
+        before = " or ".join(sorted(MOVES[kind][operation].before))
+        add(
             path,
-            _act(kind, operation),
+            _act(kind, operation, takes),
+            operation,
             methods=[method],
-            tags=tags,
-            operation_id=f"{kind}_{operation}",
             summary=f"{operation.capitalize()} {A[kind]}",
-            status_code=202,
-            response_model=Task,
+            description=f"{_of_flow(kind, operation)} It begins while the guest is {before}.",
+            responses=answers(*problems),
+            **A_TASK_MADE,
         )
+
+
+def _of_flow(kind: str, operation: str) -> str:
+    """What a flow does, in its own words: the first paragraph of its file."""
+    text = inspect.getdoc(import_module(f"gpve.tasks.flows.{kind}_{operation}")) or ""
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 async def _list_guests(
     control: Cases,
     page: Page = None,
     size: Size = 100,
-    kind: Kind | None = None,
-    project: Text = None,
-    node: Text = None,
-    phase: Text = None,
-    name: Text = None,
+    kind: OnlyKind = None,
+    project: OnlyProject = None,
+    node: OnlyNode = None,
+    phase: OnlyPhase = None,
+    name: OnlyName = None,
 ) -> Response:
+    """Guests of all kinds, by number, a page at a time; the answer's `revision` is where to watch from."""
     return await _listed(control, page, size, kind=kind, project=project, node=node, phase=phase, name=name)
 
 
@@ -86,10 +138,10 @@ def _list(kind: str) -> Callable[..., Awaitable[Response]]:
         control: Cases,
         page: Page = None,
         size: Size = 100,
-        project: Text = None,
-        node: Text = None,
-        phase: Text = None,
-        name: Text = None,
+        project: OnlyProject = None,
+        node: OnlyNode = None,
+        phase: OnlyPhase = None,
+        name: OnlyName = None,
     ) -> Response:
         return await _listed(control, page, size, kind=kind, project=project, node=node, phase=phase, name=name)
 
@@ -100,6 +152,7 @@ IfNoneMatch = Annotated[str | None, Header(description="An ETag: answer 304 if i
 
 
 async def _get_guest(control: Cases, guest: GuestNumber, if_none_match: IfNoneMatch = None) -> Response:
+    """A guest of any kind, as the store knows it."""
     return await _got(control, None, guest, if_none_match)
 
 
@@ -118,27 +171,65 @@ async def _got(control: Control, kind: str | None, number: int, if_none_match: s
     return Json(shapes.guest(row, await control.waits_for(row)), headers={"ETag": tag})
 
 
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "vm": {
+        "small": {"summary": "A VM of two cores", "value": {"name": "web", "cpu_milli": 2000, "memory_mib": 4096}},
+        "safe": {
+            "summary": "One that is restarted elsewhere when its node dies",
+            "value": {
+                "name": "shop",
+                "cpu_milli": 4000,
+                "memory_mib": 8192,
+                "disks": [{"pool": "ceph", "size_gib": 40}],
+                "ha": True,
+                "priority": 10,
+            },
+        },
+    },
+    "vcluster": {
+        "small": {
+            "summary": "A vCluster",
+            "value": {"name": "team-a", "cpu_milli": 1000, "memory_mib": 2048, "version": "v1.31.0"},
+        },
+    },
+    "agent": {
+        "confined": {
+            "summary": "An agent that reaches one host",
+            "value": {
+                "name": "helper",
+                "cpu_milli": 500,
+                "memory_mib": 256,
+                "program": {
+                    "argv": ["/usr/bin/python3", "-m", "http.server"],
+                    "policy": '[network]\negress = ["api.example.org:443"]\n',
+                    "restart": {"when": "always"},
+                },
+            },
+        },
+    },
+}
+"""Of bodies to create guests with, by kind."""
+
+
 def _create(kind: str) -> Callable[..., Awaitable[Response]]:
     async def create(control: Cases, wish: WishOf, body: Created) -> Response:
         return accepted(await control.create(kind, body, wish))
 
-    create.__annotations__["body"] = flow_of(f"{kind}_create").body
+    create.__annotations__["body"] = Annotated[flow_of(f"{kind}_create").body, Body(openapi_examples=EXAMPLES[kind])]
     return create
 
 
-def _act(kind: str, operation: str) -> Callable[..., Awaitable[Response]]:
-    model = _without_guest(flow_of(f"{kind}_{operation}").body)
-
-    async def act(control: Cases, wish: WishOf, guest: GuestNumber) -> Response:
+def _act(kind: str, operation: str, takes: type[flows.Body] | None) -> Callable[..., Awaitable[Response]]:
+    async def act(control: Cases, wish: ConditionOf, guest: GuestNumber) -> Response:
         return accepted(await control.act(kind, operation, guest, {}, wish))
 
-    async def act_with(control: Cases, wish: WishOf, guest: GuestNumber, body: BaseModel) -> Response:
+    async def act_with(control: Cases, wish: ConditionOf, guest: GuestNumber, body: BaseModel) -> Response:
         return accepted(await control.act(kind, operation, guest, body.model_dump(exclude_unset=True), wish))
 
-    if model is None:
+    if takes is None:
         return act
-    needed = any(field.is_required() for field in model.model_fields.values())
-    act_with.__annotations__["body"] = model if needed else Annotated[model, Body(default_factory=model)]
+    needed = any(field.is_required() for field in takes.model_fields.values())
+    act_with.__annotations__["body"] = takes if needed else Annotated[takes, Body(default_factory=takes)]
     return act_with
 
 

@@ -16,6 +16,7 @@ from gpve.server.access import Wish
 from gpve.server.control import Control
 from gpve.server.http import shapes
 from gpve.server.problems import Problem
+from gpve.server.wishes import PHASES, STATUSES
 
 DEEPEST = 32
 """Levels of a JSON document."""
@@ -24,7 +25,15 @@ BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{\]}]', re.DOTALL)
 GuestNumber = Annotated[int, Path(description="The guest's number.", ge=1, le=1 << 53)]
 Page = Annotated[str | None, Query(description="`next` of the page before.", pattern=r"^[0-9]{1,15}$")]
 Size = Annotated[int, Query(description="Rows of a page.", ge=1, le=1000)]
-Text = Annotated[str | None, Query(max_length=191, pattern=r"^[ -~]*$")]
+ASCII = r"^[ -~]*$"
+OnlyProject = Annotated[str | None, Query(description="Only of this project.", max_length=191, pattern=ASCII)]
+OnlyNode = Annotated[str | None, Query(description="Only on this node.", max_length=191, pattern=ASCII)]
+OnlyName = Annotated[str | None, Query(description="Only of this name.", max_length=191, pattern=ASCII)]
+OnlyTarget = Annotated[
+    str | None, Query(description="Only about this guest (its number) or node.", max_length=191, pattern=ASCII)
+]
+OnlyPhase = Annotated[str | None, Query(description="Only in this phase.", json_schema_extra={"enum": [*PHASES]})]
+OnlyStatus = Annotated[str | None, Query(description="Only of this status.", json_schema_extra={"enum": [*STATUSES]})]
 TaskNumber = Annotated[int, Path(description="The task's number.", ge=1, le=1 << 53)]
 
 
@@ -94,7 +103,12 @@ class Asked(BaseModel):
 
 def accepted(row: dict[str, Any]) -> Response:
     """202: the task has begun, or waits for its turn."""
-    return Json(shapes.task(row), 202, {"Location": f"/api/v1/tasks/{row['id']}"})
+    return Json(shapes.task(row), 202, place_of(row))
+
+
+def place_of(row: dict[str, Any]) -> dict[str, str]:
+    """The header that says where a task is."""
+    return {"Location": f"/api/v1/tasks/{row['id']}"}
 
 
 bearer = HTTPBearer(auto_error=False, description="A token of the API: `gpve token create NAME`.")
@@ -122,15 +136,30 @@ Cases = Annotated[Control, Depends(control_of)]
 IdempotencyKey = Annotated[
     str | None, Header(description="The same key is the same task.", min_length=1, max_length=128, pattern=r"^[!-~]+$")
 ]
-IfMatch = Annotated[str | None, Header(description='The guest\'s ETag, as `"57"`.', pattern=r'^(W/)?"[0-9]{1,15}"$')]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        description='Only if this is the guest\'s ETag, as `"57"`; `*`: whatever it is.',
+        pattern=r'^(\*|(W/)?"[0-9]{1,15}")$',
+    ),
+]
 
 
-async def wish_of(
-    request: Request, idempotency_key: IdempotencyKey = None, if_match: IfMatch = None, project: str = "default"
-) -> Wish:
-    """On whose behalf a change is made, and on which conditions."""
-    revision = None if if_match is None else int(if_match.removeprefix("W/").strip('"'))
-    return Wish(request.scope["actor"], project, idempotency_key, revision)
+Project = Annotated[str, Query(description="On whose account.", max_length=191, pattern=ASCII)]
+
+
+async def wish_of(request: Request, idempotency_key: IdempotencyKey = None, project: Project = "default") -> Wish:
+    """On whose behalf a change is made."""
+    return Wish(request.scope["actor"], project, idempotency_key)
+
+
+async def condition_of(request: Request, idempotency_key: IdempotencyKey = None, if_match: IfMatch = None) -> Wish:
+    """On whose behalf a guest is changed, and on which condition; its project is the guest's own."""
+    revision = None if if_match in (None, "*") else int(if_match.removeprefix("W/").strip('"'))
+    return Wish(request.scope["actor"], "default", idempotency_key, revision)
 
 
 WishOf = Annotated[Wish, Depends(wish_of)]
+"""For what is new, or is no guest."""
+ConditionOf = Annotated[Wish, Depends(condition_of)]
+"""For guests that are there."""

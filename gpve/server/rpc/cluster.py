@@ -108,7 +108,7 @@ class TaskService(Service, cluster_pb2_grpc.TaskServiceServicer):
         """As the protocol says."""
         if len(request.reason) > 191 or not request.reason.isprintable():
             raise BadBody("cancel", "reason", "at most 191 printable characters are wanted")
-        return task(await self.control.cancel(request.id, request.reason or f"by {wish.actor}"))
+        return task(await self.control.cancel(request.id, wish.actor, request.reason))
 
     async def Resume(self, request: Any, wish: Wish) -> pb.Task:  # noqa: N802
         """As the protocol says."""

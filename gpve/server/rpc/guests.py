@@ -12,6 +12,7 @@ from gpve.server.problems import Problem
 from gpve.server.rpc.service import Service
 from gpve.server.rpc.shapes import KIND, body_of, guest, page_of, size_of, task, to_dict
 from gpve.server.rpc.watching import watched
+from gpve.server.sentences import bad_body
 from gpve.tasks.errors import BadBody
 from gpve.v1 import guest_pb2, guest_pb2_grpc
 from gpve.v1 import resources_pb2 as pb
@@ -74,6 +75,8 @@ class GuestService(_Guests, guest_pb2_grpc.GuestServiceServicer):
 
     async def List(self, request: Any, wish: Wish) -> Any:  # noqa: N802
         """As the protocol says."""
+        if request.kind and request.kind not in KIND:
+            raise BadBody("list", "kind", f"no {request.kind}; there are {', '.join(map(str, KIND))}, or 0 for all")
         return await self._list(request, KIND.get(request.kind))
 
     async def Update(self, request: Any, wish: Wish) -> pb.Task:  # noqa: N802
@@ -130,6 +133,8 @@ class GuestService(_Guests, guest_pb2_grpc.GuestServiceServicer):
 
     async def WatchStatus(self, request: Any, wish: Wish) -> AsyncIterator[pb.Change]:  # noqa: N802
         """As the protocol says."""
+        if set(request.tables) - {"guest"}:
+            raise BadBody("watch", "tables", "this is for guests alone; ClusterService.Watch has all tables")
         async for change in watched(self.control.pulse, request, ["guest"]):
             yield change
 
@@ -194,6 +199,14 @@ class AgentService(_Guests, guest_pb2_grpc.AgentServiceServicer):
         """As the protocol says."""
         return await self._act(request, "delete", wish, "agent")
 
+    async def Checkpoint(self, request: Any, wish: Wish) -> pb.Task:  # noqa: N802
+        """As the protocol says."""
+        return await self._act(request.guest, "checkpoint", wish, "agent", name=request.name)
+
+    async def Restore(self, request: Any, wish: Wish) -> pb.Task:  # noqa: N802
+        """As the protocol says."""
+        return await self._act(request.guest, "restore", wish, "agent", name=request.name)
+
     async def Logs(self, request: Any, wish: Wish) -> AsyncIterator[Any]:  # noqa: N802
         """As the protocol says."""
         tail = max(0, request.tail_bytes)
@@ -209,8 +222,7 @@ class AgentService(_Guests, guest_pb2_grpc.AgentServiceServicer):
         try:
             body: BaseModel = Exec.model_validate(asked)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise BadBody("exec", ".".join(map(str, first["loc"])) or "body", first["msg"]) from None
+            raise bad_body("exec", error) from None
         stdin = request.stdin.decode(errors="surrogateescape")
         open_ = {"verb": "exec", **body.model_dump(), "stdin": stdin}
         async for frame in await self.control.call(request.guest.id, open_):

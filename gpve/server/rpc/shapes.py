@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from gpve.model.kinds import KINDS
 from gpve.server.problems import Problem
-from gpve.tasks.errors import BadBody
+from gpve.server.sentences import bad_body
 from gpve.tasks.flow import Body
 from gpve.tasks.ledger import Row
 from gpve.v1 import resources_pb2 as pb
@@ -41,8 +41,7 @@ def body_of(model: type[Body], flow: str, message: Message) -> Body:
     try:
         return model.model_validate(to_dict(message))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadBody(flow, ".".join(map(str, first["loc"])) or "body", first["msg"]) from None
+        raise bad_body(flow, error) from None
 
 
 def guest(row: Row, waits_for: str = "") -> pb.Guest:

@@ -1,7 +1,7 @@
 """Create an AI agent; if it shall run, place it and start it as `agent_start` does. A stopped one is a row, no more."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import ConfigDict, Field
 
@@ -13,9 +13,11 @@ from gpve.tasks.flows.guests import read, unplace
 
 
 class AgentCreate(Ranked):
-    """An agent to create. ``program``: what it runs; a node that runs agents for real refuses one without."""
+    """An agent to create."""
 
-    program: Annotated[Program | None, Field()] = None
+    program: Program | None = Field(
+        default=None, description="What it runs; a node that runs agents for real refuses one without."
+    )
 
     def made_of(self) -> dict[str, Any]:
         """Its spec."""

@@ -21,19 +21,23 @@ HttpPath = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^/[!-~]
 class Check(Body):
     """A check of an agent's health: exactly one of ``exec``, ``http_port``, ``tcp_port``, ``heartbeat_ms``."""
 
-    exec: Words | None = None
-    """Run inside under the same policy; healthy when it exits with 0."""
-    http_port: Port | None = None
-    """On 127.0.0.1 inside; healthy with a status of 200 to 399."""
-    http_path: HttpPath = "/"
-    tcp_port: Port | None = None
-    heartbeat_ms: Millis | None = None
-    """The program writes to the descriptor GPVE_HEARTBEAT_FD at least so often."""
-    period_ms: Millis = 10_000
-    timeout_ms: Millis = 1_000
-    initial_delay_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 0
-    failures: Annotated[int, Field(ge=1, le=1000)] = 3
-    """So many in a row count."""
+    exec: Words | None = Field(
+        default=None, description="Run inside under the same policy; healthy when it exits with 0."
+    )
+    http_port: Port | None = Field(
+        default=None, description="On 127.0.0.1 inside; healthy with a status of 200 to 399."
+    )
+    http_path: HttpPath = Field(default="/", description="What is asked for at `http_port`.")
+    tcp_port: Port | None = Field(default=None, description="On 127.0.0.1 inside; healthy when it accepts.")
+    heartbeat_ms: Millis | None = Field(
+        default=None, description="The program writes to the descriptor GPVE_HEARTBEAT_FD at least so often."
+    )
+    period_ms: Millis = Field(default=10_000, description="From one check to the next.")
+    timeout_ms: Millis = Field(default=1_000, description="A check that takes longer has failed.")
+    initial_delay_ms: Annotated[int, Field(ge=0, le=86_400_000)] = Field(
+        default=0, description="Before the first check."
+    )
+    failures: Annotated[int, Field(ge=1, le=1000)] = Field(default=3, description="So many in a row count.")
 
     @model_validator(mode="after")
     def _one_probe(self) -> Self:
@@ -46,26 +50,35 @@ class Check(Body):
 class Restart(Body):
     """What becomes of an agent whose program ends. Delays double from the first to the longest."""
 
-    when: Literal["never", "on-failure", "always"] = "on-failure"
-    max_restarts: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """In a row; 0 is no bound."""
-    first_delay_ms: Millis = 100
-    longest_delay_ms: Millis = 60_000
+    when: Literal["never", "on-failure", "always"] = Field(
+        default="on-failure", description="On a failure: when it exits with another code than 0, or is killed."
+    )
+    max_restarts: Annotated[int, Field(ge=0, le=1_000_000)] = Field(default=0, description="In a row; 0 is no bound.")
+    first_delay_ms: Millis = Field(default=100, description="Before the first restart.")
+    longest_delay_ms: Millis = Field(default=60_000, description="Before any restart.")
 
 
 class Program(Body):
-    """What an agent runs. ``argv``: found inside the sandbox. ``policy``: docs/reference/policy.md, TOML or JSON."""
+    """What an agent runs."""
 
-    argv: Words
-    env: Annotated[dict[Variable, Word], Field(default_factory=dict, max_length=1024)]
-    """All of it: nothing is inherited. Not for secrets."""
-    cwd: Annotated[str, Field(max_length=4096, pattern=r"^(/[^\x00]*)?$")] = ""
-    """Inside; empty: the workspace."""
-    policy: Annotated[str, Field(max_length=262_144)] = ""
-    """Empty: everything has its default."""
-    restart: Restart = Restart()
-    startup: Check | None = None
-    readiness: Check | None = None
-    liveness: Check | None = None
-    stop_grace_ms: Annotated[int, Field(ge=0, le=30_000)] = 5_000
-    """Between SIGTERM and SIGKILL."""
+    argv: Words = Field(description="The program, found inside the sandbox, and its arguments.")
+    env: Annotated[
+        dict[Variable, Word],
+        Field(default_factory=dict, max_length=1024, description="All of it: nothing is inherited. Not for secrets."),
+    ]
+    cwd: Annotated[str, Field(max_length=4096, pattern=r"^(/[^\x00]*)?$")] = Field(
+        default="", description="Inside; empty: the workspace."
+    )
+    policy: Annotated[str, Field(max_length=262_144)] = Field(
+        default="",
+        description="What it may do, in TOML or JSON (docs/reference/policy.md); empty: everything has its default.",
+    )
+    restart: Restart = Field(default=Restart(), description="What becomes of it when it ends.")
+    startup: Check | None = Field(
+        default=None, description="Until it succeeds the other two wait; when it fails the run ends."
+    )
+    readiness: Check | None = Field(default=None, description="Only says whether the agent is ready.")
+    liveness: Check | None = Field(default=None, description="When it fails the run ends, and `restart` decides.")
+    stop_grace_ms: Annotated[int, Field(ge=0, le=30_000)] = Field(
+        default=5_000, description="Between SIGTERM and SIGKILL."
+    )

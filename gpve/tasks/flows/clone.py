@@ -7,6 +7,8 @@ guests are locked and in a transitional phase meanwhile; the task is about the c
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import Field
+
 from gpve.tasks.events import decode
 from gpve.tasks.flow import Command, Context, Lock, OnNode, Opened
 from gpve.tasks.flows import guests
@@ -16,10 +18,10 @@ from gpve.tasks.ledger import Row, Tx
 
 
 class Clone(OnGuest):
-    """``guest``: the source; ``name``: the clone's. ``node``: the one that will do. The clone is left stopped."""
+    """A guest like another (``guest``, the source). The clone is left stopped."""
 
-    name: Name
-    node: NodeName | None = None
+    name: Name = Field(description="The clone's: no other guest of the project has it.")
+    node: NodeName | None = Field(default=None, description="The one node that will do; null: the scheduler's choice.")
 
 
 def open_(kind: str) -> Callable[[Tx, Any, int], Opened]:

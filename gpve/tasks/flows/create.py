@@ -28,26 +28,34 @@ LOCAL = "local"
 class Disk(Body):
     """A volume to make: its pool, and its size in GiB."""
 
-    pool: Pool = LOCAL
-    size_gib: Gib
+    pool: Pool = Field(
+        default=LOCAL, description="`local`: the node's own disks; every other pool is shared by the nodes."
+    )
+    size_gib: Gib = Field(description="GiB.")
 
 
 class Created(Body):
     """A guest to create: amounts in cpu_milli (1000: one core), memory_mib and, device by device, gpu_milli."""
 
-    name: Name
-    cpu_milli: Amount
-    memory_mib: Amount
-    gpu_count: Annotated[int, Field(ge=0, le=64)] = 0
-    gpu_milli: Annotated[int, Field(ge=0, le=1000)] = 0
-    networks: Annotated[tuple[str, ...], Field(strict=False, max_length=16)] = ()
-    node: NodeName | None = None
-    """Where it starts; None: the scheduler's choice. Later it may move as any other: by a migration, a drain, high
-    availability."""
-    autostart: bool = True
-    ha: bool = False
-    """Restart it elsewhere when its node dies. Its volumes must be in a shared pool; an agent starts with an empty
-    workspace there."""
+    name: Name = Field(description="No other guest of the project has it; not digits alone, or it looks like a number.")
+    cpu_milli: Amount = Field(description="1000 is a core.")
+    memory_mib: Amount = Field(description="MiB.")
+    gpu_count: Annotated[int, Field(ge=0, le=64)] = Field(default=0, description="Devices.")
+    gpu_milli: Annotated[int, Field(ge=0, le=1000)] = Field(default=0, description="Of each device; 1000 is all of it.")
+    networks: Annotated[tuple[str, ...], Field(strict=False, max_length=16)] = Field(
+        default=(), description="By name: it gets a port in each."
+    )
+    node: NodeName | None = Field(
+        default=None,
+        description="Where it starts; null: the scheduler's choice. Later it may move as any other: by a migration, a "
+        "drain, high availability.",
+    )
+    autostart: bool = Field(default=True, description="Whether it runs when it is made.")
+    ha: bool = Field(
+        default=False,
+        description="Restart it elsewhere when its node dies. Its volumes must be in a shared pool; an agent starts "
+        "with an empty workspace there.",
+    )
 
     @model_validator(mode="after")
     def _shared_volumes(self) -> Self:
@@ -73,9 +81,11 @@ class Created(Body):
 
 
 class Ranked(Created):
-    """A guest to create, with a rank among those that wait. ``priority``: the larger is asked for first."""
+    """A guest to create, with a rank among those that wait."""
 
-    priority: Annotated[int, Field(ge=0, le=1000)] = 0
+    priority: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=0, description="Of those that wait, the larger goes first."
+    )
 
     def made_of(self) -> dict[str, Any]:
         """The guest's spec."""

@@ -134,8 +134,10 @@ def announce(tx: Tx, guest: Row, operation: str, task: int) -> Row:
     kind, phase = guest["kind"], guest["phase"]
     move = MOVES[kind][operation]
     if phase not in move.before:
-        state = phase if guest["task"] is None else f"{phase} (task {guest['task']})"
-        raise Forbidden(f"{operation} {kind} {guest['id']}", state, allowed(kind, phase))
+        wish, holder = f"{operation} {kind} {guest['id']}", guest["task"]
+        if holder is None:
+            raise Forbidden(wish, phase, allowed(kind, phase))
+        raise Forbidden(wish, f"{phase} (task {holder})", (f"cancel task {holder}", "wait for its end"))
     row = {**guest, "phase": move.during, "phase_before": phase, "task": task}
     tx.put("guest", row)
     return row

@@ -7,6 +7,8 @@ write gives the node's row a new version, so that no decision on the older one s
 from functools import partial
 from typing import Any
 
+from pydantic import Field
+
 from gpve.tasks.errors import Forbidden
 from gpve.tasks.events import decode, encode
 from gpve.tasks.flow import Command, Context, Flow, InStore, Opened, Step
@@ -18,10 +20,10 @@ AMOUNTS = ("cpu_milli", "memory_mib")
 
 
 class Resize(OnGuest):
-    """``cpu_milli``, ``memory_mib``: what it shall have; None: as it is."""
+    """What a guest shall have."""
 
-    cpu_milli: Amount | None = None
-    memory_mib: Amount | None = None
+    cpu_milli: Amount | None = Field(default=None, description="1000 is a core; null: as it is.")
+    memory_mib: Amount | None = Field(default=None, description="MiB; null: as it is.")
 
 
 def _old(guest: Context) -> dict[str, int]:

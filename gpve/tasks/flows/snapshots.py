@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from gpve.tasks.errors import Forbidden, NotFound
 from gpve.tasks.events import decode, encode
 from gpve.tasks.flow import Context
@@ -13,9 +15,9 @@ MOST = 32
 
 
 class Snapshot(OnGuest):
-    """``name``: of the snapshot, one of its kind in the guest."""
+    """A snapshot of a guest (of an agent: a checkpoint)."""
 
-    name: Name
+    name: Name = Field(description="No other snapshot of the guest has it.")
 
 
 def names(guest: Row) -> list[str]:

@@ -32,12 +32,12 @@ Version = Annotated[str, Field(pattern=r"^v1\.[0-9]{1,3}\.[0-9]{1,3}$")]
 
 
 class VclusterCreateFirst(Created):
-    """A vCluster to create. ``version``: of Kubernetes; ``pool``, ``datastore_gib``: where its datastore is."""
+    """A vCluster to create."""
 
     model_config = ConfigDict(title="VclusterCreate")
-    version: Version = "v1.31.0"
-    pool: Pool = "local"
-    datastore_gib: Gib = 4
+    version: Version = Field(default="v1.31.0", description="Of Kubernetes.")
+    pool: Pool = Field(default="local", description="Where its datastore is.")
+    datastore_gib: Gib = Field(default=4, description="How large its datastore is, GiB.")
 
     def made_of(self) -> dict[str, Any]:
         """Its spec."""
@@ -49,7 +49,7 @@ class VclusterCreateFirst(Created):
 
 
 class VclusterCreate(VclusterCreateFirst, Ranked):
-    """A vCluster to create. ``version``: of Kubernetes; ``pool``, ``datastore_gib``: where its datastore is."""
+    """A vCluster to create."""
 
 
 def define(vcluster: Context) -> Command:

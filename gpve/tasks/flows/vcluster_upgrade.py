@@ -6,6 +6,8 @@ way back: the commit point.
 
 from typing import Any
 
+from pydantic import Field
+
 from gpve.tasks.errors import Forbidden
 from gpve.tasks.events import decode, encode
 from gpve.tasks.flow import Command, Context, Flow, Step
@@ -15,9 +17,9 @@ from gpve.tasks.ledger import Row, Tx
 
 
 class VclusterUpgrade(OnGuest):
-    """``version``: a newer one than it has."""
+    """What a vCluster shall become."""
 
-    version: Version
+    version: Version = Field(description="Of Kubernetes: a newer one than it has.")
 
 
 def backup(vcluster: Context) -> Command:

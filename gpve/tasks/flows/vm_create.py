@@ -26,10 +26,10 @@ Disks = Annotated[tuple[Disk, ...], Field(strict=False, min_length=1, max_length
 
 
 class VmCreateFirst(Created):
-    """A VM to create. ``disks``: at least one."""
+    """A VM to create."""
 
     model_config = ConfigDict(title="VmCreate")
-    disks: Disks = (Disk(size_gib=8),)
+    disks: Disks = Field(default=(Disk(size_gib=8),), description="The volumes that are made for it, at least one.")
 
     def volumes_to_make(self) -> tuple[Disk, ...]:
         """Its disks."""
@@ -37,7 +37,7 @@ class VmCreateFirst(Created):
 
 
 class VmCreate(VmCreateFirst, Ranked):
-    """A VM to create. ``disks``: at least one."""
+    """A VM to create."""
 
 
 def define(vm: Context) -> Command:

@@ -6,6 +6,8 @@ Both ends are claimed until then; afterwards the source is cleaned and given bac
 
 from typing import Any
 
+from pydantic import Field
+
 from gpve.tasks.errors import Forbidden, NotFound
 from gpve.tasks.flow import Command, Context, Flow, InStore, Step
 from gpve.tasks.flows.create import NodeName
@@ -28,9 +30,9 @@ from gpve.tasks.ledger import Row, Tx
 
 
 class VmMigrate(OnGuest):
-    """``to``: the one target that will do; None: the scheduler's choice."""
+    """Where a VM shall go."""
 
-    to: NodeName | None = None
+    to: NodeName | None = Field(default=None, description="The one target that will do; null: the scheduler's choice.")
 
 
 def _source(vm: Context) -> str:

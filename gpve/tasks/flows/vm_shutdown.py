@@ -13,9 +13,11 @@ from gpve.tasks.flows.single import single
 
 
 class VmShutdown(OnGuest):
-    """``within_s``: how long its system may take; then the node withdraws the wish and refuses."""
+    """A wish to a VM's system to end."""
 
-    within_s: Annotated[int, Field(ge=1, le=600)] = 120
+    within_s: Annotated[int, Field(ge=1, le=600)] = Field(
+        default=120, description="How long its system may take, seconds; then the wish is withdrawn, and it runs on."
+    )
 
 
 def shutdown(vm: Context) -> Command:
