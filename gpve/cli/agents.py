@@ -58,8 +58,8 @@ def exec_(
 ) -> None:
     """Run one more program inside an agent, under the same policy.
 
-    Exit code: the program's; 128 and the signal's number if a signal ended it, as 137 after the timeout; 125 if it could
-    not be run, or it is not known how it ended.
+    Exit code: the program's; 128 and the signal's number if a signal ended it, as 137 after the timeout; 125 if it
+    could not be run, or it is not known how it ended.
 
     Example: gpve agent exec scout -- /bin/ls -l
     """

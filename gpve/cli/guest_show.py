@@ -86,7 +86,7 @@ def _told(client: "Client", guest: "Guest") -> dict[str, Any]:
     if guest.task is not None:
         told["task"] = f"{guest.task}: {guest.waits_for}" if guest.waits_for else guest.task
     # The oldest of its tasks that is still kept made it, if it is that old.
-    tasks = client.tasks(target=f"{guest.kind}/{guest.id}", most=1000)
+    tasks = client.tasks(target=str(guest.id), most=1000)
     made = [task for task in tasks if task.flow == f"{guest.kind}_create"]
     if made:
         told["created"] = f"{when(made[0].submitted_at)} ({age(made[0].submitted_at)} ago) by {made[0].actor}"
