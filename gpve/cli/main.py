@@ -108,6 +108,8 @@ def main() -> None:
         app()
     except InputError as error:
         fail(str(error))
+    except UnicodeEncodeError as error:
+        fail(f"{error.object!a} is no text: UTF-8 is wanted")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in EXTRA:
             raise

@@ -107,7 +107,7 @@ def remove(name: Name, output: Output = Form.TABLE, context: ContextName = None)
 @node_app.command("token")
 def join_token(
     node: Annotated[str | None, typer.Option(help="For this node alone; one of the cluster joins anew.")] = None,
-    hours: Annotated[float, typer.Option(help="How long it is good.", min=0.01, callback=finite)] = 1.0,
+    hours: Annotated[float, typer.Option(help="How long it is good.", min=0.01, max=8784, callback=finite)] = 1.0,
     output: Output = Form.TABLE,
     context: ContextName = None,
 ) -> None:

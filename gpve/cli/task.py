@@ -59,9 +59,8 @@ class _Store:
         try:
             database = connect(address)
             check(database)
-        except (SQLAlchemyError, ImportError, ValueError) as error:
-            why = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise InputError(f"cannot be used: {why}", column="--database") from error
+        except (SQLAlchemyError, ImportError, ValueError, InputError) as error:
+            raise InputError(str(error).splitlines()[0], column="--database") from error
         self.store = SqlStore(database)
 
     def tasks(self, limit: int, **equal: str | None) -> list[dict[str, Any]]:

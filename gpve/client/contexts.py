@@ -86,7 +86,7 @@ def load() -> Contexts:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=file) from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise InputError(f"no file of contexts: {error}", file=file) from error
+        raise InputError(f"no file of contexts: {' '.join(str(error).split())}", file=file) from error
 
 
 def keep(contexts: Contexts) -> None:
