@@ -13,6 +13,8 @@ import typer
 from gpve.cli.console import fail
 from gpve.cli.output import ContextName, Form, Output, cluster, show
 
+BEGIN = b'{"gpve_dump":'
+
 
 def dump(
     file: Annotated[Path, typer.Argument(help="Where to write it, for its owner alone; - is standard output.")],
@@ -21,8 +23,9 @@ def dump(
 ) -> None:
     """Write what the simulator needs to decide again what this cluster decided: nodes, tasks, decisions.
 
-    `gpve redecide FILE` does that, and compares. Tokens and keys of the cluster are not in it. Names and specifications
-    are, and with them the environments of agents: what secrets somebody put there are in the file.
+    `gpve redecide FILE` does that, and compares. A file that is there already is replaced only if it is a dump. Tokens
+    and keys of the cluster are not in it. Names and specifications are, and with them the environments of agents: what
+    secrets somebody put there are in the file.
 
     Example: gpve dump cluster.jsonl
     """
@@ -43,9 +46,12 @@ def _opened(file: Path) -> Iterator[IO[str]]:
     if str(file) == "-":
         yield sys.stdout
         return
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        # Also where there was a file that others may read.
-        os.fchmod(descriptor, 0o600)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "w") as out:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            if os.pread(descriptor, len(BEGIN), 0) not in (b"", BEGIN):
+                fail(f"{file} is there already, and is no dump: it would be lost")
+            out.truncate(0)
+            # Also where there was a file that others may read.
+            os.fchmod(descriptor, 0o600)
         yield out

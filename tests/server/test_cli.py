@@ -1,5 +1,6 @@
 """The command line as people use it, and as they misuse it: against a real server, and against one that is not well."""
 
+import base64
 import http.server
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from gpve.client import ApiError, Client
+from gpve.client.calls import MOST_STDIN, stdin
 from gpve.client.contexts import Context, Contexts, add, find, keep, load, own
 from gpve.model.errors import InputError
 from tests.agentrt.runtime.daemon import programs
@@ -221,15 +223,16 @@ RUBBISH = [
     ("agent", "create", "x", "--env", "A=B"),
     ("node", "token", "--hours", "inf"),
     ("task", "watch", "1", "--every", "nan"),
-    ("task", "list", "--database", "sqlite:////etc/passwd"),
+    ("task", "list", "--database", "sqlite:///FILE"),
     ("task", "list", "--database", "rubbish"),
     ("audit", "--sockets", "/tmp"),
     ("dump", "/nosuch/x"),
     ("dump", "/etc"),
+    ("dump", "FILE"),
     ("redecide", "/etc"),
     ("context", "add", "x", "--server", "nonsense", "--token-file", "/etc/hostname"),
     ("up", "--dir", "/proc/x"),
-    ("up", "--dir", "/etc/passwd"),
+    ("up", "--dir", "FILE"),
 ]
 FILES = [b"\xff\xfe", b"{", b"- a", b"at: 2020-01-01", b"cpu_milli: .inf", b"a: &a [*a]", b"[" * 5000, b"a: \x00"]
 
@@ -237,11 +240,12 @@ FILES = [b"\xff\xfe", b"{", b"- a", b"at: 2020-01-01", b"cpu_milli: .inf", b"a: 
 @pytest.mark.parametrize("words", RUBBISH, ids=lambda words: " ".join(words)[:40].encode("ascii", "replace").decode())
 def test_rubbish_is_refused_in_a_sentence(run, words: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "FILE").write_bytes(FILES[0])
-    said = run(*(str(tmp_path / word) if word == "FILE" else word for word in words))
+    said = run(*(word.replace("FILE", str(tmp_path / "FILE")) for word in words))
     assert said.code == 2, said
     if not said.err.startswith("Usage: "):
         assert said.err.startswith("gpve: "), said.err
         assert said.err.count("\n") == 1, said.err
+    assert (tmp_path / "FILE").read_bytes() == FILES[0]
 
 
 @pytest.mark.parametrize("content", FILES)
@@ -432,6 +436,15 @@ def test_exec_tells_its_own_failures_from_the_programs(run, monkeypatch) -> None
     said = run("agent", "exec", "-i", "nobody", "--", "/bin/cat")
     assert said.code == 125
     assert "262,144 bytes are the most" in said.err
+
+
+def test_what_a_program_reads_is_sent_as_bytes() -> None:
+    given = bytes(range(256))
+    assert base64.b64decode(stdin(given)["stdin_base64"]) == given
+    assert stdin("é") == {"stdin_base64": base64.b64encode("é".encode()).decode()}
+    assert stdin(b"") == {}
+    with pytest.raises(ApiError, match="too many"):
+        stdin(bytes(MOST_STDIN + 1))
 
 
 @pytest.fixture
