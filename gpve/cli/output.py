@@ -154,7 +154,8 @@ def _waited(client: "Client", task: "Task") -> "Task":
 
 
 def _progress(task: "Task") -> str:
-    why = f", {task.reason}" if task.reason else ""
+    # A line is a line, also where a reason has several.
+    why = f", {' '.join(task.reason.split())}" if task.reason else ""
     return f"task {task.id}: {task.status} {100 * task.progress:.0f} % {task.step or ''}".rstrip() + why
 
 
