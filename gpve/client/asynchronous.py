@@ -253,12 +253,12 @@ class AsyncClient:
         self, name: str, *, dry_run: bool = False, key: str | None = None
     ) -> tuple[Task | None, Sequence[str]]:
         """Empty a node: the task (None in a dry run), and which guests would stay, and why."""
-        told = await self._ask(submit("POST", f"/nodes/{part(name)}/drain", {"dry_run": dry_run}, key=key))
+        told = await self._ask(submit("POST", f"/nodes/{name}/drain", {"dry_run": dry_run}, key=key))
         return None if told["task"] is None else Task.of(told["task"]), told["blockers"]
 
     async def open_node(self, name: str, *, key: str | None = None) -> Task:
         """Open a node that was drained."""
-        return Task.of(await self._ask(submit("POST", f"/nodes/{part(name)}/open", key=key)))
+        return Task.of(await self._ask(submit("POST", f"/nodes/{name}/open", key=key)))
 
     async def remove_node(self, name: str) -> None:
         """A node that carries nothing leaves for good."""
