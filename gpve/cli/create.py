@@ -23,7 +23,7 @@ Name = Annotated[str | None, typer.Argument(help="Its name.")]
 Cpu = Annotated[float | None, typer.Option(help="Cores; default: 1.", min=0.001, callback=finite)]
 Memory = Annotated[str | None, typer.Option(help="As 512M or 4G; default: 1G.")]
 Network = Annotated[list[str] | None, typer.Option(help="A network to have a port in; may be repeated.")]
-Node = Annotated[str | None, typer.Option(help="The one node that will do.")]
+Node = Annotated[str | None, typer.Option(help="Where it starts; later it may move.")]
 Ha = Annotated[bool | None, typer.Option("--ha/--no-ha", help="Restart it elsewhere when its node dies.")]
 Start = Annotated[bool | None, typer.Option("--start/--no-start", help="Start it; default: yes.")]
 Priority = Annotated[

@@ -110,7 +110,7 @@ def _wished(body: Any) -> dict[str, Any]:
     """What a guest was created with that its specification does not repeat."""
     if not isinstance(body, dict):
         return {}
-    pin = {"pinned to": body["node"]} if body.get("node") else {}
+    pin = {"starts on": body["node"]} if body.get("node") else {}
     return pin | {name: body[name] for name in ("disks", "networks") if body.get(name)}
 
 

@@ -32,7 +32,7 @@ RESIZED = {
         "As 512M or 4G; default: as much as it has.", "--memory", str, lambda text: amount(text, "MiB")
     ),
 }
-CLONED = {"name": Asked("Of the new one."), "node": Asked("The one node that will do for the new one.", "--node")}
+CLONED = {"name": Asked("Of the new one."), "node": Asked("Where the new one starts; later it may move.", "--node")}
 WITHIN = Asked("Seconds that its system has for it, 120 unless something is said; then it is undone.", "--within", int)
 OPERATIONS: dict[str, dict[str, dict[str, Asked]]] = {
     "vm": {

@@ -227,7 +227,7 @@ def test_a_guest_is_shown_with_all_that_is_known(run, client: Client) -> None:
     assert said.err.splitlines()[-1].endswith("done 100 %"), "without a terminal a line for each change"
     assert len(said.err.splitlines()) >= 2
     out = run("vm", "show", "shown").out
-    for words in ("pinned to  a", "pool=local size_gib=3", "ago) by first", "vm_create, done", "memory     1G"):
+    for words in ("starts on  a", "pool=local size_gib=3", "ago) by first", "vm_create, done", "memory     1G"):
         assert words in out
     assert "{" not in out
     assert not run("vm", "list").out.startswith("\n")
