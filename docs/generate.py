@@ -39,7 +39,8 @@ def commands() -> str:
     from gpve.cli.main import app
 
     root = typer.main.get_command(app)
-    parts = ["# Command line\n\nBad input ends with one sentence and exit code 2. `--json` prints for machines.\n"]
+    machines = "`-o json` and `-o yaml`, or `--json` where that is all there is, print for machines."
+    parts = [f"# Command line\n\nBad input ends with one sentence and exit code 2. {machines}\n"]
 
     def tell(command, path: str) -> None:  # type: ignore[no-untyped-def]
         children = getattr(command, "commands", None)

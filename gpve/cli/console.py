@@ -1,6 +1,7 @@
 """What commands print with: tables and progress for people, JSON for machines, one sentence for errors."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,15 @@ def fail(sentence: str, code: int = 2) -> NoReturn:
     """Say what is wrong on standard error, and end."""
     sys.stderr.write(f"gpve: {sentence}\n")
     sys.exit(code)
+
+
+def finite(value: float | None) -> float | None:
+    """A callback of options that are numbers. Raises `InputError` for what is none."""
+    from gpve.model.errors import InputError
+
+    if value is not None and not math.isfinite(value):
+        raise InputError(f"{value} is no number here; one such as 1.5 is wanted")
+    return value
 
 
 def print_json(value: Any) -> None:
@@ -70,5 +80,6 @@ def print_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, 
     for row in rows:
         table.add_row(*row)
     console = Console()
-    console.print(Text(title, style="italic"))
+    if title:
+        console.print(Text(title, style="italic"))
     console.print(table)

@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
-from gpve.cli.console import print_json, print_table, progress
+from gpve.cli.console import finite, print_json, print_table, progress
 
 
 def consolidate(
     run: Annotated[Path, typer.Argument(help="Directory that `gpve replay --out` left.")],
     budget: Annotated[int, typer.Option(help="Most migrations.")],
-    at: Annotated[float | None, typer.Option(help="Seconds on the trace's clock; the end of the run.")] = None,
+    at: Annotated[
+        float | None, typer.Option(help="Seconds on the trace's clock; the end of the run.", callback=finite)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Plan at most BUDGET migrations that empty as many nodes as they can: moves in order, cost, state after.

@@ -12,10 +12,12 @@ from gpve.cli.collector import collect_seldom
 from gpve.cli.compare import compare, lab
 from gpve.cli.console import fail
 from gpve.cli.consolidate import consolidate
+from gpve.cli.context import context_app
 from gpve.cli.doctor import doctor
+from gpve.cli.dump import dump
 from gpve.cli.explain import explain
 from gpve.cli.guests import app_of
-from gpve.cli.node import context_app, dump, node_app, policy_app, quota_app, status, token_app
+from gpve.cli.node import node_app, policy_app, quota_app, status, token_app
 from gpve.cli.nodes import nodes_app
 from gpve.cli.redecide import redecide
 from gpve.cli.replay import replay
@@ -26,6 +28,7 @@ from gpve.cli.sweep import sweep
 from gpve.cli.task import audit, task_app
 from gpve.cli.traces import traces_app
 from gpve.cli.up import down, up
+from gpve.cli.watch import watch
 
 EXTRA = (
     "grpc",
@@ -79,6 +82,7 @@ app.command()(down)
 app.command()(status)
 app.command()(dump)
 app.command()(redecide)
+app.command()(watch)
 app.command()(server)
 app.command()(node_agent)
 app.command()(swarm)
@@ -104,6 +108,8 @@ def main() -> None:
         app()
     except InputError as error:
         fail(str(error))
+    except UnicodeEncodeError as error:
+        fail(f"{error.object!a} is no text: UTF-8 is wanted")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in EXTRA:
             raise
@@ -114,3 +120,8 @@ def main() -> None:
         # Whoever read our output has gone: say nothing, but let no exit handler try to flush either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        # Of a file that was named; all else is a defect.
+        if not isinstance(error.filename, str | bytes):
+            raise
+        fail(f"{os.fsdecode(error.filename)}: {error.strerror}")

@@ -1,17 +1,17 @@
-"""The cluster itself: ``gpve node``, ``token``, ``quota``, ``policy``, ``context``, ``status``, ``dump``."""
+"""The cluster itself: ``gpve node``, ``token``, ``quota``, ``policy``, ``status``."""
 
-from pathlib import Path
+import time
 from typing import Annotated, Any
 
 import typer
 
-from gpve.cli.output import ContextName, Form, Output, Wait, cluster, rows, show, told
+from gpve.cli.console import finite
+from gpve.cli.output import ContextName, Form, Output, Wait, age, cluster, rows, show, span, told
 
 node_app = typer.Typer(no_args_is_help=True, help="Nodes: list, show, close, drain, open, remove, and tokens to join.")
 token_app = typer.Typer(no_args_is_help=True, help="Tokens of the API.")
 policy_app = typer.Typer(no_args_is_help=True, help="Which placement policy decides, for whom.")
 quota_app = typer.Typer(no_args_is_help=True, help="What projects use, and may use.")
-context_app = typer.Typer(no_args_is_help=True, help="Which clusters there are, and which is meant.")
 Name = Annotated[str, typer.Argument(help="The node.")]
 Most = Annotated[int | None, typer.Option(min=0)]
 
@@ -107,20 +107,21 @@ def open_(name: Name, wait: Wait = False, output: Output = Form.TABLE, context: 
 
 
 @node_app.command()
-def remove(name: Name, context: ContextName = None) -> None:
+def remove(name: Name, output: Output = Form.TABLE, context: ContextName = None) -> None:
     """A node that carries nothing leaves for good.
 
     Example: gpve node remove rack1-a
     """
     with cluster(context) as client:
         client.remove_node(name)
-    typer.echo(f"node {name} is gone")
+    show({"node": name, "removed": True}, output, lambda: typer.echo(f"node {name} is gone"))
 
 
 @node_app.command("token")
 def join_token(
     node: Annotated[str | None, typer.Option(help="For this node alone; one of the cluster joins anew.")] = None,
-    hours: Annotated[float, typer.Option(help="How long it is good.", min=0.01)] = 1.0,
+    hours: Annotated[float, typer.Option(help="How long it is good.", min=0.01, max=8784, callback=finite)] = 1.0,
+    output: Output = Form.TABLE,
     context: ContextName = None,
 ) -> None:
     """A token with which one node joins, once.
@@ -128,13 +129,15 @@ def join_token(
     Example: gpve node-agent --server https://10.0.0.1:7460 --token $(gpve node token) --name rack1-a
     """
     with cluster(context) as client:
-        typer.echo(client.join_token(node, max(1, int(3600 * hours))))
+        made = client.join_token(node, max(1, int(3600 * hours)))
+    show({"token": made}, output, lambda: typer.echo(made))
 
 
 @token_app.command("create")
 def create_token(
     name: Annotated[str, typer.Argument(help="Whose it is, for the logs.")],
     days: Annotated[int | None, typer.Option(help="How long it is good; default: for ever.", min=1)] = None,
+    output: Output = Form.TABLE,
     context: ContextName = None,
 ) -> None:
     """A new token of the API, shown this once.
@@ -142,7 +145,8 @@ def create_token(
     Example: gpve token create ci --days 30
     """
     with cluster(context) as client:
-        typer.echo(client.make_token(name, None if days is None else 86_400 * days))
+        made = client.make_token(name, None if days is None else 86_400 * days)
+    show({"token": made}, output, lambda: typer.echo(made))
 
 
 @token_app.command("list")
@@ -153,13 +157,30 @@ def list_tokens(output: Output = Form.TABLE, context: ContextName = None) -> Non
     """
     with cluster(context) as client:
         found = list(client.tokens())
-    lines = [(one["digest"][:12], one["name"], one["purpose"]) for one in found]
-    show(found, output, lambda: rows("", lines, ("digest", "name", "purpose"), "no tokens"))
+    header = ("digest", "name", "purpose", "age", "expires")
+    lines = [
+        (one["digest"][:12], one["name"] or "any node", _purpose(one), age(one["created_at"]), _ends(one["expires_at"]))
+        for one in found
+    ]
+    show(found, output, lambda: rows("", lines, header, "no tokens"))
+
+
+def _purpose(token: dict[str, Any]) -> str:
+    """What a token is for, as people say it."""
+    return {"api": "the API", "join": "a node joins, once"}.get(token["purpose"], str(token["purpose"]))
+
+
+def _ends(at: float | None) -> str:
+    if at is None:
+        return "never"
+    left = at - time.time()
+    return f"in {span(left)}" if left > 0 else f"{span(-left)} ago"
 
 
 @token_app.command("withdraw")
 def withdraw_token(
     digest: Annotated[str, typer.Argument(help="Its first twelve characters, from gpve token list.")],
+    output: Output = Form.TABLE,
     context: ContextName = None,
 ) -> None:
     """A token is worth nothing any more.
@@ -168,6 +189,8 @@ def withdraw_token(
     """
     with cluster(context) as client:
         client.withdraw_token(digest)
+    said = f"token {digest} is worth nothing any more"
+    show({"digest": digest, "withdrawn": True}, output, lambda: typer.echo(said))
 
 
 @quota_app.command("show")
@@ -183,7 +206,11 @@ def show_quota(
     with cluster(context) as client:
         found = client.quota(project)
     names = ("guests", "cpu_milli", "memory_mib")
-    lines = [(name, str(found[name]), str(found[f"{name}_limit"] or "none")) for name in names]
+    limits = [found[f"{name}_limit"] for name in names]
+    lines = [
+        (name, str(found[name]), "none" if limit is None else str(limit))
+        for name, limit in zip(names, limits, strict=True)
+    ]
     show(found, output, lambda: rows(f"project {project}", lines, ("of", "in use", "limit"), ""))
 
 
@@ -238,68 +265,6 @@ def _show_policies(found: dict[str, Any], output: Form) -> None:
     show(found, output, lambda: rows("", lines, ("project", "policy"), ""))
 
 
-@context_app.command("list")
-def list_contexts(output: Output = Form.TABLE) -> None:
-    """All contexts.
-
-    Example: gpve context list
-    """
-    from gpve.client.contexts import load
-
-    found = load()
-    lines = [("*" if name == found.current else "", name, ", ".join(one.servers)) for name, one in found.named.items()]
-    plain = [
-        {"name": name, "current": name == found.current, "servers": list(one.servers)}
-        for name, one in found.named.items()
-    ]
-    show(plain, output, lambda: rows("", lines, ("", "name", "servers"), "no contexts"))
-
-
-@context_app.command("use")
-def use_context(name: Annotated[str, typer.Argument(help="The context.")]) -> None:
-    """Mean this cluster from now on.
-
-    Example: gpve context use production
-    """
-    from gpve.client.contexts import Contexts, find, keep, load
-
-    find(name)
-    keep(Contexts(name, load().named))
-
-
-@context_app.command("add")
-def add_context(
-    name: Annotated[str, typer.Argument(help="The context.")],
-    server: Annotated[list[str], typer.Option(help="The URL of a server's API; may be repeated.")],
-    token_file: Annotated[Path, typer.Option(help="A file with the token.")],
-    ca_file: Annotated[Path | None, typer.Option(help="The cluster's authority, PEM; none: the system's.")] = None,
-) -> None:
-    """Name a cluster, and mean it from now on.
-
-    Example: gpve context add production --server https://10.0.0.1:7460 --token-file token --ca-file ca.pem
-    """
-    from gpve.client.contexts import Context, add
-    from gpve.model.errors import InputError
-
-    try:
-        token = token_file.read_text().strip()
-        ca = None if ca_file is None else ca_file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(str(error)) from error
-    add(name, Context(tuple(server), token, ca))
-
-
-@context_app.command("remove")
-def remove_context(name: Annotated[str, typer.Argument(help="The context.")]) -> None:
-    """Forget a cluster.
-
-    Example: gpve context remove production
-    """
-    from gpve.client.contexts import remove
-
-    remove(name)
-
-
 def status(output: Output = Form.TABLE, context: ContextName = None) -> None:
     """The cluster in short: nodes, guests, open tasks, servers, alarms.
 
@@ -316,18 +281,3 @@ def status(output: Output = Form.TABLE, context: ContextName = None) -> None:
             typer.echo(f"ALARM {alarm}")
 
     show(found, output, table)
-
-
-def dump(file: Annotated[Path, typer.Argument(help="Where to write it.")], context: ContextName = None) -> None:
-    """Write what the simulator needs to decide again what this cluster decided: nodes, tasks, decisions.
-
-    `gpve redecide FILE` does that, and compares. Tokens and keys are not in it; names and specifications are.
-
-    Example: gpve dump cluster.jsonl
-    """
-    with cluster(context) as client, file.open("w") as out:
-        count = 0
-        for line in client.dump():
-            out.write(line + "\n")
-            count += 1
-    typer.echo(f"{file}: {count} lines; gpve redecide {file} decides again")

@@ -1,17 +1,17 @@
 """``gpve redecide``: what a live cluster decided, decided again in the simulator."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gpve.cli.console import print_json
+from gpve.cli.output import AsJson, Form, Output, form_of, show
 
 
 def redecide(
     file: Annotated[Path, typer.Argument(help="What `gpve dump` wrote.")],
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
+    output: Output = Form.TABLE,
 ) -> None:
     """Load a cluster's dump into the simulator, audit it, and decide again every placement that its servers decided.
 
@@ -23,9 +23,8 @@ def redecide(
     from gpve_sim.live import redecide as again
 
     told = again(read(file))
-    if as_json:
-        print_json(asdict(told))
-    else:
+
+    def table() -> None:
         typer.echo(f"{told.decisions} placements in {told.calls} calls of {told.servers} schedulers, decided again")
         if told.skipped:
             typer.echo(f"{told.skipped} calls are older than what the dump has of the nodes, and were left out")
@@ -33,5 +32,7 @@ def redecide(
             typer.echo(sentence)
         if not told.differing:
             typer.echo("every decision is the same")
+
+    show(told, form_of(output, as_json), table)
     if told.differing or told.findings:
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpve.cli.console import print_json, print_table, progress
+from gpve.cli.console import finite, print_json, print_table, progress
 from gpve.cli.lifecycle import replay_lifecycle
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def replay(
     node_order: Annotated[Path | None, typer.Option(help="Node names in tie-break order.")] = None,
     seed: Seed = 0,
     batch_window: Annotated[
-        float | None, typer.Option(help="or-tools, with departures: seconds of one batch (60).")
+        float | None, typer.Option(help="or-tools, with departures: seconds of one batch (60).", callback=finite)
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="or-tools, without departures: arrivals of one batch (50).")
@@ -53,11 +53,15 @@ def replay(
         str, typer.Option(help="At lifecycle fidelity, how long steps take: default or none.")
     ] = "default",
     node_mtbf: Annotated[
-        float | None, typer.Option(help="At lifecycle fidelity: mean hours between losses of power of a node.")
+        float | None,
+        typer.Option(help="At lifecycle fidelity: mean hours between losses of power of a node.", callback=finite),
     ] = None,
-    node_mttr: Annotated[float, typer.Option(help="Mean minutes until a node has power again.")] = 10.0,
+    node_mttr: Annotated[
+        float, typer.Option(help="Mean minutes until a node has power again.", callback=finite)
+    ] = 10.0,
     agent_mtbf: Annotated[
-        float | None, typer.Option(help="At lifecycle fidelity: mean hours between crashes of an agent.")
+        float | None,
+        typer.Option(help="At lifecycle fidelity: mean hours between crashes of an agent.", callback=finite),
     ] = None,
     ha: Annotated[bool, typer.Option("--ha/--no-ha", help="Restart guests elsewhere when their node dies.")] = True,
     out: Annotated[

@@ -1,9 +1,13 @@
 """``gpve server`` and ``gpve node-agent``: the long-running programs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from gpve.cli.console import finite
+from gpve.cli.guest_show import WORDS
+from gpve.cli.output import Form, Output, rows, show
 
 Level = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 
@@ -23,10 +27,16 @@ def server(
     tls: Annotated[bool, typer.Option(help="Serve the APIs over TLS. Without, on the loopback only.")] = True,
     policy: Annotated[str, typer.Option(help="How nodes are chosen.")] = "best-fit",
     name: Annotated[str, typer.Option(help="Of this server; every start needs its own.")] = "",
-    node_lease: Annotated[float, typer.Option(help="Seconds that a beat gives a node.", min=1.0)] = 15.0,
-    node_margin: Annotated[float, typer.Option(help="Seconds more until it is declared dead.", min=0.5)] = 5.0,
-    lease: Annotated[float, typer.Option(help="Seconds until others take a dead server's tasks.", min=1.0)] = 15.0,
-    keep: Annotated[float, typer.Option(help="Days that a closed task is kept.", min=0.0)] = 7.0,
+    node_lease: Annotated[
+        float, typer.Option(help="Seconds that a beat gives a node.", min=1.0, callback=finite)
+    ] = 15.0,
+    node_margin: Annotated[
+        float, typer.Option(help="Seconds more until it is declared dead.", min=0.5, callback=finite)
+    ] = 5.0,
+    lease: Annotated[
+        float, typer.Option(help="Seconds until others take a dead server's tasks.", min=1.0, callback=finite)
+    ] = 15.0,
+    keep: Annotated[float, typer.Option(help="Days that a closed task is kept.", min=0.0, callback=finite)] = 7.0,
     log: Level = "info",
 ) -> None:
     """Serve a cluster: HTTP and gRPC, the sessions of its nodes, the engine of its tasks.
@@ -81,9 +91,12 @@ def node_agent(
     cpu: Annotated[int, typer.Option(help="milli-CPU for guests; 0: all.", min=0)] = 0,
     memory: Annotated[int, typer.Option(help="MiB for guests; 0: all but the reserve.", min=0)] = 0,
     check: Annotated[bool, typer.Option("--check", help="Only say what works here and what is missing.")] = False,
+    output: Output = Form.TABLE,
     log: Level = "info",
 ) -> None:
     """GPVE's own process on a node: dials in to a server, runs guests, beats.
+
+    With --check the exit code is 1 if no kind of guest would run for real.
 
     Example: gpve node-agent --server https://10.0.0.1:7460 --token gpve_... --name rack1-a
     """
@@ -107,12 +120,28 @@ def node_agent(
         simulated=simulated,
     )
     if check:
-        from gpve.cli.console import print_json
-
-        print_json(preflight(settings))
+        found = preflight(settings)
+        show(found, output, lambda: _tell(found))
+        if not any(one["works"] for one in found["executors"].values()):
+            raise typer.Exit(1)
         return
     logs.begin(log)
     serve(settings)
+
+
+def _tell(found: dict[str, Any]) -> None:
+    """What a machine has and what works on it, for people."""
+    lines = [("host", f"{found['host']}, Linux {found['kernel']}")]
+    lines += [("cores", f"{found['cpu_milli'] / 1000:g}"), ("memory", f"{found['memory_mib']:,} MiB")]
+    lines += [(f"NUMA {one['node']}", f"CPUs {one['cpus']}, {one['memory_mib']:,} MiB") for one in found["numa"]]
+    lines += [("GPU", f"{one['address']} ({one['vendor']} {one['device']})") for one in found["gpus"]]
+    for one in found["storage"]:
+        free, total = one["free_mib"] / 1024, one["total_mib"] / 1024
+        lines.append((f"pool {one['pool']}", f"{one['path']}: {free:,.1f} GiB free of {total:,.1f} GiB"))
+    lines += [(f"network {one['name']}", ", ".join(one["addresses"]) or "no address") for one in found["networks"]]
+    for kind, one in found["executors"].items():
+        lines.append((WORDS[kind], f"run for real: {one['why']}" if one["works"] else one["why"]))
+    rows("", lines, ("what", "found"), "")
 
 
 def swarm(
@@ -123,7 +152,7 @@ def swarm(
     context: Annotated[str | None, typer.Option(help="Of which cluster; default: the current one.")] = None,
     cpu: Annotated[int, typer.Option(help="milli-CPU of each.", min=1)] = 32_000,
     memory: Annotated[int, typer.Option(help="MiB of each.", min=1)] = 131_072,
-    work_ms: Annotated[float, typer.Option(help="How long each operation takes.", min=0.0)] = 0.0,
+    work_ms: Annotated[float, typer.Option(help="How long each operation takes.", min=0.0, callback=finite)] = 0.0,
     durable: Annotated[bool, typer.Option(help="Keep the journal on disk.")] = True,
     log: Level = "warning",
 ) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpve.cli.console import print_json, print_table, progress
+from gpve.cli.console import finite, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from gpve_sim.trace import Trace
@@ -106,7 +106,9 @@ def generate(
     out: Annotated[Path, typer.Argument(help="Guests: .csv, .csv.gz or .parquet; nodes go beside them.")],
     seed: Seed = 0,
     guests: Annotated[int | None, typer.Option(help="How many guests.")] = None,
-    load: Annotated[float | None, typer.Option(help="Share of the cluster that is asked for: 0.8 is 80 %.")] = None,
+    load: Annotated[
+        float | None, typer.Option(help="Share of the cluster that is asked for: 0.8 is 80 %.", callback=finite)
+    ] = None,
     hosts: Annotated[int | None, typer.Option(help="How many hosts (peers only).")] = None,
     departures: Annotated[
         bool | None, typer.Option("--departures/--no-departures", help="Whether guests depart (openb-like).")
@@ -137,15 +139,15 @@ def convert(
     reader: ReaderName = None,
     mapping: Mapping = None,
     seed: Seed = 0,
-    start: Annotated[float, typer.Option(help="Only arrivals from this second on.")] = 0.0,
-    end: Annotated[float | None, typer.Option(help="Only arrivals before this second.")] = None,
+    start: Annotated[float, typer.Option(help="Only arrivals from this second on.", callback=finite)] = 0.0,
+    end: Annotated[float | None, typer.Option(help="Only arrivals before this second.", callback=finite)] = None,
     rows: Annotated[str | None, typer.Option(help="Only these rows, such as 0:1000.")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="Only this kind (may be repeated).")] = None,
     group: Annotated[list[str] | None, typer.Option(help="Only this group (may be repeated).")] = None,
     cpu: Annotated[str | None, typer.Option(help="Only so much milli-CPU, such as 0:4000.")] = None,
     gpus: Annotated[str | None, typer.Option(help="Only so many GPUs, such as 1:8.")] = None,
     sample: Annotated[int | None, typer.Option(help="Draw so many guests by the seed.")] = None,
-    scale_time: Annotated[float, typer.Option(help="Multiply all times: 0.5 is twice as fast.")] = 1.0,
+    scale_time: Annotated[float, typer.Option(help="Multiply all times: 0.5 is twice as fast.", callback=finite)] = 1.0,
 ) -> None:
     """Write a trace in the project's schema, cut, filtered, sampled (in this order) and scaled in time.
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import builtins
-import random
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
@@ -11,20 +10,31 @@ from typing import Any, Self
 import httpx
 
 from gpve.client import calls
-from gpve.client.calls import Call, Events, fail, submit, unreachable
+from gpve.client.calls import Call, Events, Patience, part, problem_of, submit, unreachable
 from gpve.client.values import ApiError, Change, Guest, Node, Output, Task
 
 
 class AsyncClient:
     """A cluster by the URLs of its servers (as https://10.0.0.1:7460); when one does not answer, another is asked.
 
-    ``ca``: the cluster's authority, PEM; None: those that the system believes.
+    ``ca``: the cluster's authority, PEM; None: those that the system believes. ``patience_s``: how long a call is tried
+    again while no server answers, or the database does not; then it raises `ApiError`. ``waiting`` is told after each
+    failed try that is not the last what is in the way.
     """
 
-    def __init__(self, servers: Sequence[str], token: str, ca: str | None = None) -> None:
+    def __init__(
+        self,
+        servers: Sequence[str],
+        token: str,
+        ca: str | None = None,
+        *,
+        patience_s: float = calls.PATIENCE_S,
+        waiting: Callable[[ApiError], None] | None = None,
+    ) -> None:
         if not servers:
             raise ValueError("at least one server is wanted")
         self._servers, self._at = [server.rstrip("/") for server in servers], 0
+        self._patience_s, self._waiting = patience_s, waiting
         verify = ssl.create_default_context(cadata=ca)
         headers = {"Authorization": f"Bearer {token}"}
         self._http = httpx.AsyncClient(verify=verify, headers=headers)
@@ -46,34 +56,46 @@ class AsyncClient:
 
     async def _ask(self, call: Call) -> Any:
         """The answer (JSON). What does not change anything, or has a key, is asked again if nobody answers."""
-        last = None
-        for attempt in range(calls.TRIES):
+        patience = Patience(self._patience_s if call.patience_s is None else call.patience_s)
+        problem: ApiError | None = None
+        while True:
             try:
-                response = await self._http.request(call.method, self._url(call), **call.arguments())
-                if response.status_code not in calls.AGAIN or attempt == calls.TRIES - 1:
-                    fail(response)
+                timeout = calls.timeout(patience.try_s())
+                response = await self._http.request(call.method, self._url(call), **call.arguments(timeout))
+                if response.status_code < 400:
                     return response.json() if response.content else None
+                problem = problem_of(response)
+                if response.status_code not in calls.AGAIN:
+                    raise problem
             except httpx.TransportError as error:
-                last = error
+                # A try that ran out of time says less than what a server answered before it.
+                if problem is None or not isinstance(error, httpx.TimeoutException):
+                    problem = unreachable(self._servers, error)
                 if call.method != "GET" and call.key is None:
-                    break
-            self._at += 1
-            await asyncio.sleep(calls.wait_s(attempt) * random.uniform(0.5, 1.0))
-        assert last is not None
-        raise unreachable(self._servers, last) from last
+                    raise problem from error
+            await self._pause(patience, problem)
+
+    async def _pause(self, patience: Patience, problem: ApiError) -> None:
+        """Wait before the next try, of the next server. Raises the problem when the time is over."""
+        pause = patience.pause_s()
+        if pause is None:
+            raise problem
+        if self._waiting is not None:
+            self._waiting(problem)
+        self._at += 1
+        await asyncio.sleep(pause)
 
     async def _lines(self, call: Call) -> AsyncIterator[str]:
         """The lines of a stream."""
         try:
-            arguments = {**call.arguments(), "timeout": calls.STREAM_TIMEOUT}
+            arguments = call.arguments(calls.STREAM_TIMEOUT)
             async with self._http.stream(call.method, self._url(call), **arguments) as response:
                 if response.status_code >= 400:
                     await response.aread()
-                    fail(response)
+                    raise problem_of(response)
                 async for line in response.aiter_lines():
                     yield line
         except httpx.TransportError as error:
-            self._at += 1
             raise unreachable(self._servers, error) from error
 
     # Guests.
@@ -84,11 +106,19 @@ class AsyncClient:
         """Create a guest: ``create("vm", {"name": "web", "cpu_milli": 2000, "memory_mib": 4096})``."""
         return Task.of(await self._ask(submit("POST", f"/{kind}s", spec, key=key, project=project)))
 
-    async def get(self, kind: str, guest: int | str) -> Guest:
-        """A guest by its number, or by its name where only one has it. Raises `ApiError`."""
-        if isinstance(guest, int) or guest.isdigit():
-            return Guest.of(await self._ask(Call("GET", f"/{kind}s/{guest}")))
-        return calls.only(kind, guest, [one async for one in self.list(kind, name=guest)])
+    async def get(self, kind: str, guest: int | str, project: str | None = None) -> Guest:
+        """A guest by its number, or by its name where only one (of the project) has it. Raises `ApiError`."""
+        name = str(guest)
+        if not (name.isascii() and name.isdigit()):
+            found = [one async for one in self.list(kind, name=name, project=project)]
+            return calls.only(kind, name, project, found)
+        try:
+            return calls.within(project, Guest.of(await self._ask(Call("GET", f"/{kind}s/{name}"))))
+        except ApiError as error:
+            found = [one async for one in self.list(kind, name=name)] if error.status in (404, 422) else []
+            if not found:
+                raise
+            raise calls.named_so(name, found) from error
 
     async def list(self, kind: str = "guest", **equal: str | None) -> AsyncIterator[Guest]:
         """Guests by number, of a kind or of all; ``equal``: project, node, phase, name."""
@@ -137,11 +167,11 @@ class AsyncClient:
         argv: Sequence[str],
         *,
         env: dict[str, str] | None = None,
-        stdin: str = "",
+        stdin: bytes | str = b"",
         timeout_ms: int = 60_000,
     ) -> AsyncIterator[Output]:
-        """Run one more program inside an agent; its output, and last its exit."""
-        body = {"argv": [*argv], "env": env or {}, "stdin": stdin, "timeout_ms": timeout_ms}
+        """Run one more program inside an agent; its output, and last its exit. ``stdin``: at most 256 KiB."""
+        body = {"argv": [*argv], "env": env or {}, "timeout_ms": timeout_ms, **calls.stdin(stdin)}
         async for line in self._lines(Call("POST", f"/agents/{agent}/exec", body=body)):
             yield calls.output(line)
 
@@ -171,23 +201,26 @@ class AsyncClient:
 
     async def follow(self, number: int) -> AsyncIterator[Task]:
         """A task with each of its changes, until it is over; a stream that breaks is opened anew."""
-        seen, broken = -1, 0
+        seen, patience = -1, None
         while True:
             events = Events()
             try:
                 async for line in self._lines(Call("GET", f"/tasks/{number}/follow")):
                     event = events.line(line)
                     if event is not None and event[0] == "task" and event[1]["revision"] > seen:
-                        task, broken = Task.of(event[1]), 0
+                        task, patience = Task.of(event[1]), None
                         seen = task.revision
                         yield task
                         if task.over:
                             return
             except ApiError as error:
-                broken += 1
-                if error.status not in (0, 500, *calls.AGAIN) or broken >= calls.TRIES:
+                if error.status not in (0, 500, *calls.AGAIN):
                     raise
-            await asyncio.sleep(calls.wait_s(broken))
+                patience = patience or Patience(self._patience_s)
+                await self._pause(patience, error)
+            else:
+                # As a server that is stopped ends it.
+                await asyncio.sleep(calls.FIRST_WAIT_S)
 
     async def wait(self, task: Task, progress: Callable[[Task], None] | None = None) -> Task:
         """Wait for the end of a task; ``progress`` is called with each of its changes."""
@@ -214,26 +247,26 @@ class AsyncClient:
 
     async def node(self, name: str) -> Node:
         """A node, with what it says of itself."""
-        return Node.of(await self._ask(Call("GET", f"/nodes/{name}")))
+        return Node.of(await self._ask(Call("GET", f"/nodes/{part(name)}")))
 
     async def drain(
         self, name: str, *, dry_run: bool = False, key: str | None = None
     ) -> tuple[Task | None, Sequence[str]]:
         """Empty a node: the task (None in a dry run), and which guests would stay, and why."""
-        told = await self._ask(submit("POST", f"/nodes/{name}/drain", {"dry_run": dry_run}, key=key))
+        told = await self._ask(submit("POST", f"/nodes/{part(name)}/drain", {"dry_run": dry_run}, key=key))
         return None if told["task"] is None else Task.of(told["task"]), told["blockers"]
 
     async def close_node(self, name: str, *, key: str | None = None) -> Task:
         """Close a node: it takes no more guests, and those on it stay."""
-        return Task.of(await self._ask(submit("POST", f"/nodes/{name}/close", key=key)))
+        return Task.of(await self._ask(submit("POST", f"/nodes/{part(name)}/close", key=key)))
 
     async def open_node(self, name: str, *, key: str | None = None) -> Task:
         """Open a node that was drained or closed."""
-        return Task.of(await self._ask(submit("POST", f"/nodes/{name}/open", key=key)))
+        return Task.of(await self._ask(submit("POST", f"/nodes/{part(name)}/open", key=key)))
 
     async def remove_node(self, name: str) -> None:
         """A node that carries nothing leaves for good."""
-        await self._ask(Call("DELETE", f"/nodes/{name}"))
+        await self._ask(Call("DELETE", f"/nodes/{part(name)}"))
 
     async def join_token(self, node: str | None = None, lives_s: int = 3600) -> str:
         """A token with which one node joins, once."""
@@ -257,7 +290,7 @@ class AsyncClient:
         A stream that breaks is opened anew behind the last revision that was seen whole: nothing is skipped, and a
         change may be told twice.
         """
-        broken = 0
+        patience = None
         while True:
             events = Events()
             try:
@@ -265,28 +298,31 @@ class AsyncClient:
                 async for line in self._lines(Call("GET", "/watch", query)):
                     event = events.line(line)
                     if event is not None:
-                        broken = 0
+                        patience = None
                         yield Change.of(event[1])
                         revision = events.id if events.id is not None else revision
             except ApiError as error:
-                broken += 1
-                if error.status not in (0, 500, *calls.AGAIN) or broken >= calls.TRIES or revision is None:
+                if error.status not in (0, 500, *calls.AGAIN) or revision is None:
                     raise
-            await asyncio.sleep(calls.wait_s(broken))
+                patience = patience or Patience(self._patience_s)
+                await self._pause(patience, error)
+            else:
+                # As a server that is stopped ends it.
+                await asyncio.sleep(calls.FIRST_WAIT_S)
 
     async def usage(self, node: str) -> dict[str, Any]:
         """What a node uses now: cpu_milli, memory_mib, and the same of its guests that run for real, by number."""
-        told: dict[str, Any] = await self._ask(Call("GET", f"/nodes/{node}/usage"))
+        told: dict[str, Any] = await self._ask(Call("GET", f"/nodes/{part(node)}/usage"))
         return told
 
     async def quota(self, project: str) -> dict[str, Any]:
         """What a project uses, and its limits."""
-        told: dict[str, Any] = await self._ask(Call("GET", f"/projects/{project}/quota"))
+        told: dict[str, Any] = await self._ask(Call("GET", f"/projects/{part(project)}/quota"))
         return told
 
     async def limit(self, project: str, **limits: int | None) -> dict[str, Any]:
         """Give a project limits: guests_limit, cpu_milli_limit, memory_mib_limit; None is no limit."""
-        told: dict[str, Any] = await self._ask(Call("PUT", f"/projects/{project}/quota", body=limits))
+        told: dict[str, Any] = await self._ask(Call("PUT", f"/projects/{part(project)}/quota", body=limits))
         return told
 
     async def policies(self) -> dict[str, Any]:
@@ -296,7 +332,7 @@ class AsyncClient:
 
     async def choose_policy(self, policy: str | None, project: str | None = None) -> dict[str, Any]:
         """Have a policy decide for a project (None: for all that have none of their own); None: no choice."""
-        path = "/policies/cluster" if project is None else f"/projects/{project}/policy"
+        path = "/policies/cluster" if project is None else f"/projects/{part(project)}/policy"
         told: dict[str, Any] = await self._ask(Call("PUT", path, body={"policy": policy}))
         return told
 
@@ -311,7 +347,7 @@ class AsyncClient:
 
     async def withdraw_token(self, digest: str) -> None:
         """A token is worth nothing any more."""
-        await self._ask(Call("DELETE", f"/tokens/{digest}"))
+        await self._ask(Call("DELETE", f"/tokens/{part(digest)}"))
 
     async def dump(self) -> AsyncIterator[str]:
         """Everything that the simulator needs to decide again what this cluster decided: lines of JSON."""

@@ -60,8 +60,10 @@ def look(directory: Path, reserved_mib: int, checks: Sequence[Check]) -> Facts:
             "kernel": os.uname().release,
             "numa": numa(),
             "gpus": gpus(),
-            "storage": [{"pool": "local", "path": str(directory), "total": disk.total, "free": disk.free}],
-            "networks": sorted(name for name in psutil.net_if_addrs() if name != "lo"),
+            "storage": [
+                {"pool": "local", "path": str(directory), "total_mib": disk.total >> 20, "free_mib": disk.free >> 20}
+            ],
+            "networks": networks(),
             "executors": {check.name: {"works": check.works, "why": check.why} for check in checks},
         },
     )
@@ -85,6 +87,16 @@ def numa() -> list[dict[str, Any]]:
         cpus = (node / "cpulist").read_text().strip()
         found.append({"node": node.name, "cpus": cpus, "memory_mib": int(total) >> 10})
     return found
+
+
+def networks() -> list[dict[str, Any]]:
+    """Network interfaces but the loopback, with their addresses."""
+    families = (socket.AF_INET, socket.AF_INET6)
+    return [
+        {"name": name, "addresses": [one.address for one in found if one.family in families]}
+        for name, found in sorted(psutil.net_if_addrs().items())
+        if name != "lo"
+    ]
 
 
 def gpus() -> list[dict[str, str]]:

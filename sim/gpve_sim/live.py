@@ -54,14 +54,17 @@ def read(file: Path) -> Dump:
     """Read a dump. Raises `InputError` with the line at fault."""
     rows: dict[str, list[Row]] = defaultdict(list)
     head: dict[str, Any] = {}
+    number, end = 0, None
     try:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 told = orjson.loads(line)
                 if number == 1:
-                    if not isinstance(told, dict) or told.get("gpve_dump") != 1:
+                    if not isinstance(told, dict) or told.get("gpve_dump") != 2:
                         raise InputError("is no dump of a cluster that this version reads", file=file, line=1)
                     head = told
+                elif "rows" in told:
+                    end = told["rows"]
                 elif told["table"] not in TABLES:
                     raise InputError(f"there is no table {told['table']!r}", file=file, line=number)
                 else:
@@ -72,6 +75,10 @@ def read(file: Path) -> Dump:
         raise InputError(f"is no line of a dump: {error}", file=file, line=number) from error
     if not head:
         raise InputError("is empty", file=file)
+    # The first line and the last one are no rows.
+    if end != number - 2:
+        ends = "ends without the line that counts its rows" if end is None else f"has {number - 2} rows of {end}"
+        raise InputError(f"is not whole: it {ends}", file=file, line=number)
     return Dump(head["revision"], head["compacted"], dict(rows))
 
 

@@ -281,7 +281,9 @@ def test_a_guest_is_explained_by_its_name_where_only_one_has_it(
     both = [one.id for one in client.list("vm", name="known")]
     refused_by_name = gpve("explain", "known")
     assert refused_by_name.code == 2
-    assert f"guests {both[0]}, {both[1]} have the name 'known': say which number" in refused_by_name.err
+    which = f"guests {both[0]} (project default), {both[1]} (project elsewhere)"
+    assert f"{which} have the name 'known': say the project, or the number" in refused_by_name.err
+    assert json.loads(gpve("explain", "known", "--project", "elsewhere", "--json").out)["guest"] == both[1]
     assert "no guest has the name 'nobody'" in gpve("explain", "nobody").err
     for guest in both:
         done(client, client.act("vm", "stop", guest))
@@ -487,7 +489,8 @@ def test_the_command_line_has_the_operations_of_the_flows() -> None:
         for operation, takes in told.items():
             fields = flow_of(f"{kind}_{operation}").body.model_fields
             assert {name: field.is_required() for name, field in fields.items() if name != "guest"} == {
-                name: required for name, (_, required) in takes.items()
+                name: not asked.option for name, asked in takes.items()
             }, (kind, operation)
-            for name, (plain, _) in takes.items():
-                assert ("int" in str(fields[name].annotation)) == (plain is int), name
+            for name, asked in takes.items():
+                said = {str: "1", int: 1, float: 1.0}[asked.plain]
+                assert ("int" in str(fields[name].annotation)) == isinstance(asked.read(said), int), name
