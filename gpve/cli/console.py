@@ -68,15 +68,16 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def print_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] | None = None) -> None:
-    """A table on standard output; numbers lie to the right, and what the first column names can be copied whole."""
+    """A table on standard output; numbers lie to the right, and what the first of several columns names is whole."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(show_header=header is not None)
-    for i, name in enumerate(header or ("",) * len(rows[0])):
+    names = header or ("",) * len(rows[0])
+    for i, name in enumerate(names):
         words = header is not None and any(row[i][:1].isalpha() for row in rows)
-        table.add_column(name, justify="left" if i == 0 or words else "right", no_wrap=i == 0)
+        table.add_column(name, justify="left" if i == 0 or words else "right", no_wrap=i == 0 and len(names) > 1)
     for row in rows:
         table.add_row(*row)
     console = Console()

@@ -87,7 +87,9 @@ class SchedulerPlacer:
         if miss is not None:
             lacks = {"milli-CPU": miss.cpu_milli, "MiB of memory": miss.memory_mib, "GPUs": miss.gpus}
             short = ", ".join(f"{amount} {what}" for what, amount in lacks.items() if amount)
-            lack = f"{short} short" if short else self._sentence(miss.reason, place)
+            # Where the guest may not go, it is of no interest how much is left.
+            enough = miss.reason >= Reason.TOO_LARGE and short
+            lack = f"{short} short" if enough else self._sentence(miss.reason, place)
             nearest = f"node {self._names[miss.node]} lacks least: {lack}"
         return Explained(counts, nearest, tuple(self._names[n] for n, _ in told.best))
 

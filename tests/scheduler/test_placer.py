@@ -154,6 +154,9 @@ def _small(kind: str, never: tuple[str, ...] = ()) -> Place:
     return Place(100, small, "placement", None, never, kind, "best-fit")
 
 
+RUNS_NO = "the node runs no agents, or only simulates them"
+
+
 def test_what_some_nodes_run_for_real_is_simulated_nowhere() -> None:
     """Also not while the only real one is dead; only when it has left the cluster for good."""
     rows, placer = Rows([]), _placer()
@@ -167,8 +170,9 @@ def test_what_some_nodes_run_for_real_is_simulated_nowhere() -> None:
     rows.add("b", simulates=frozenset(KINDS) - {"agent"})
     assert decided("agent") == "b"
     assert decided("vm") in ("a", "b")
-    rows.alter("b", alive=False)
-    told = {"the node runs no agents, or only simulates them": 1, "the node takes no guests now": 1}
+    rows.alter("b", alive=False, used_cpu_milli=8000)
+    assert placer.explain(_small("agent"), rows).nearest == f"node a lacks least: {RUNS_NO}"
+    told = {RUNS_NO: 1, "the node takes no guests now": 1}
     assert decided("agent") == told
     assert decided("vm") == "a"
     rows.remove("b")
@@ -186,3 +190,12 @@ def test_who_is_shunned_is_not_told_of_and_a_dead_node_stays_shut() -> None:
     assert placer.decide([question], rows) == [NoFit({"larger than the whole node": 1})]
     (answer,) = placer.decide([Question(2, "place", _small("vm"))], rows)
     assert isinstance(answer, NoFit)
+
+
+def test_of_a_closed_node_that_is_full_it_is_told_that_it_is_closed() -> None:
+    rows, placer = Rows([]), _placer()
+    rows.add("a", cpu=1000)
+    rows.alter("a", used_cpu_milli=1000)
+    assert placer.explain(_small("vm"), rows).nearest == "node a lacks least: 1 milli-CPU short"
+    rows.alter("a", open=False)
+    assert placer.explain(_small("vm"), rows).nearest == "node a lacks least: the node takes no guests now"

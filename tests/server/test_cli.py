@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from gpve.cli.output import rows
 from gpve.client import ApiError, Client
 from gpve.client.calls import MOST_STDIN, stdin
 from gpve.client.contexts import Context, Contexts, keep
@@ -392,3 +393,11 @@ def test_exec_says_that_the_time_was_over(agent: Client, command) -> None:
     assert (said.code, said.err) == (3, "")
     out = command("agent", "show", "real").out
     assert "now restarts" in out
+
+
+def test_sentences_in_a_table_are_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    sentence = "agent 100 (running): no migration of this kind: stop it (its workspace stays here)"
+    rows("", [(sentence,)], ("would stay, and why",), "nothing")
+    told = " ".join(line.strip("│ ") for line in capsys.readouterr().out.splitlines() if "│" in line)
+    assert told == sentence
