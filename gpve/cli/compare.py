@@ -73,7 +73,7 @@ def lab(
 
 def tell(found: "Comparison", out: Path | None, json: bool) -> None:
     """Print a comparison, and leave its files."""
-    from gpve_sim.comparison import MEASURES
+    from gpve_sim.measures import MEASURES
     from gpve_sim.plots import save_figure
     from gpve_sim.results import write_atomically
 

@@ -15,7 +15,7 @@ from gpve_sim.results import write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gpve_sim.comparison import Comparison, Measure
+    from gpve_sim.measures import Measure, Measured
 
 _CURVES = {
     "gpu_pct": ("GPU allocated", "% of the cluster"),
@@ -28,7 +28,7 @@ _CURVES = {
 }
 
 
-def draw_curves(comparison: "Comparison", measure: str) -> Any:
+def draw_curves(comparison: "Measured", measure: str) -> Any:
     """One measure over the load: a line a row (mean of the seeds), a band from the least to the most."""
     headline, units = _CURVES.get(measure, (measure, ""))
     if measure not in comparison.curves.columns:
@@ -77,7 +77,7 @@ def _zoom(axis: Any, lines: list[tuple[Any, Any]]) -> None:
         axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
 
-def draw_differences(comparison: "Comparison", measure: "Measure") -> Any:
+def draw_differences(comparison: "Measured", measure: "Measure") -> Any:
     """Difference of each row from the baseline with its interval: at a glance, better or worse, and how sure."""
     found = comparison.differences()
     part = found[found["measure"] == measure.name].iloc[::-1].reset_index(drop=True)
@@ -101,11 +101,11 @@ def _embedded(drawn: Any) -> str:
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def text_table(comparison: "Comparison") -> "pd.DataFrame":
+def text_table(comparison: "Measured") -> "pd.DataFrame":
     """The table as text: mean, and ± half the paired interval of the difference from the baseline."""
     import pandas as pd
 
-    from gpve_sim.comparison import MEASURES
+    from gpve_sim.measures import MEASURES
 
     means = comparison.table()
     found = comparison.differences().set_index(["measure", "row"])
@@ -146,9 +146,9 @@ def _text(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def write_report(comparison: "Comparison", path: Path) -> Path:
+def write_report(comparison: "Measured", path: Path) -> Path:
     """Write the report to ``path`` (whole, or not at all)."""
-    from gpve_sim.comparison import MEASURES
+    from gpve_sim.measures import MEASURES
 
     means = comparison.table()
     text = text_table(comparison)

@@ -22,9 +22,10 @@ from gpve.model.errors import InputError
 from gpve.scheduler.fragmentation import typical_requests
 from gpve_sim.catalogue import load, load_nodes
 from gpve_sim.cluster import on_dask
-from gpve_sim.comparison import VARY, measure, vary
+from gpve_sim.comparison import VARY, vary
 from gpve_sim.driver import MODES, Settings
 from gpve_sim.experiment import replay_under
+from gpve_sim.measures import measure
 from gpve_sim.policies import find_decider
 from gpve_sim.results import write_atomically
 from gpve_sim.trace import Trace
