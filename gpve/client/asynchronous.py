@@ -60,7 +60,7 @@ class AsyncClient:
         problem: ApiError | None = None
         while True:
             try:
-                timeout = calls.timeout(patience.try_s())
+                timeout = calls.timeout(patience.try_s(len(self._servers)))
                 response = await self._http.request(call.method, self._url(call), **call.arguments(timeout))
                 if response.status_code < 400:
                     return response.json() if response.content else None

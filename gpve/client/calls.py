@@ -35,9 +35,10 @@ class Patience:
     def __init__(self, seconds: float) -> None:
         self._until, self._failed = time.monotonic() + seconds, 0
 
-    def try_s(self) -> float:
-        """How long one more try may take."""
-        return max(SHORTEST_TRY_S, self._until - time.monotonic())
+    def try_s(self, servers: int) -> float:
+        """How long one more try may take: of so many servers each is asked, also if the first ones say nothing."""
+        rest = self._until - time.monotonic()
+        return max(SHORTEST_TRY_S, rest / max(1, servers - self._failed))
 
     def pause_s(self) -> float | None:
         """How long to wait before the next try; None: the time is over."""

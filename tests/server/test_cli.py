@@ -4,6 +4,7 @@ import base64
 import http.server
 import json
 import shutil
+import socket
 import stat
 import subprocess
 import tempfile
@@ -120,6 +121,15 @@ def test_a_call_is_tried_for_a_time(unwell: tuple[str, list[int]]) -> None:
     statuses[:] = [200]
     with Client([dead, url], "t", patience_s=5.0) as client:
         assert client.nodes() == []
+
+
+def test_a_server_that_says_nothing_does_not_take_all_of_the_time(unwell: tuple[str, list[int]]) -> None:
+    url, statuses = unwell
+    statuses += [200]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        frozen = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Client([frozen, url], "t", patience_s=4.0) as client:
+            assert client.nodes() == []
 
 
 # Rubbish.
