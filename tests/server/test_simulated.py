@@ -156,12 +156,17 @@ STEPS = st.one_of(
 """(verb or what befalls the node, arguments, which statement finds the disk full or 0)."""
 
 
+WRITE_NOTHING = ("node.look", "leased", "expired")
+"""These may succeed without a change: what a full disk left undone is mended by the next one that writes."""
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(STEPS, min_size=10, max_size=30))
 def test_what_is_on_disk_is_what_is_there(steps: list[tuple[str, dict[str, Any], int]]) -> None:
     """After all that may happen; where the disk was full it is what was there before, and the next success mends it."""
 
     async def run(made: Agent) -> None:
+        behind = False
         for task, (what, arguments, fails_at) in enumerate(steps, 1):
             before = made.kept()
             if what in VERBS:
@@ -173,10 +178,14 @@ def test_what_is_on_disk_is_what_is_there(steps: list[tuple[str, dict[str, Any],
                 if isinstance(outcome, Unknown):
                     made.disk.commit()
                     assert made.kept() == before, (what, outcome)
+                    behind = True
                     continue
             else:
                 await befall(made, what)
+            if behind and what in WRITE_NOTHING and made.kept() == before:
+                continue
             assert made.kept() == made.executor.hardware, what
+            behind = False
 
     with agent() as made:
         asyncio.run(run(made))

@@ -44,17 +44,23 @@ def was_killed(daemon: Daemon) -> bool:
     return daemon.process.returncode == -9
 
 
-def killed_at_every(daemon: Daemon, call: str, no_fork: bool, trace: Path) -> list[str]:
+def pooled(daemon: Daemon, template: str) -> int:
+    """How many instances of a template wait."""
+    listed = daemon.call.ListTemplates(pb.ListTemplatesRequest()).templates
+    return next((one.pooled for one in listed if one.name == template), 0)
+
+
+def killed_at_every(daemon: Daemon, call: str, no_fork: bool, trace: Path, template: str = "t") -> list[str]:
     """Claims, until one makes no further such call; each, asked again, has led to one run.
 
     Returns the calls that were not made, as a trace shows them.
     """
-    daemon.template("t", policy="version = 1", pool=1, no_fork=no_fork)
+    daemon.template(template, policy="version = 1", pool=1, no_fork=no_fork)
     not_made = []
     for nth in range(1, 100):
         # What the claim takes is there: the claim alone makes calls.
-        until(lambda: daemon.call.ListTemplates(pb.ListTemplatesRequest()).templates[0].pooled >= 1, 60)
-        request = pb.ClaimRequest(request_id=new_id(), id=f"a{nth}", template="t", argv=["-c", CLAIMED])
+        until(lambda: pooled(daemon, template) >= 1, 60)
+        request = pb.ClaimRequest(request_id=new_id(), id=f"a{nth}", template=template, argv=["-c", CLAIMED])
         with killed_at(daemon, call, nth, trace):
             with contextlib.suppress(grpc.RpcError):
                 daemon.call.Claim(request, timeout=60)
@@ -76,8 +82,13 @@ def killed_at_every(daemon: Daemon, call: str, no_fork: bool, trace: Path) -> li
 @pytest.mark.parametrize("no_fork", [False, True], ids=["forked", "started"])
 def test_at_every_message_of_a_claim(daemon: Daemon, no_fork: bool, tmp_path: Path) -> None:
     """Between the record of the agent and the word that it may begin, too: the next daemon says that word."""
-    not_sent = killed_at_every(daemon, "sendto", no_fork, tmp_path / "trace")
-    assert any(GO in line for line in not_sent), not_sent
+    not_sent: list[str] = []
+    for attempt in range(5):
+        not_sent += killed_at_every(daemon, "sendto", no_fork, tmp_path / "trace", f"t{attempt}")
+        if any(GO in line for line in not_sent):
+            return
+        # The daemon answered a ping meanwhile: that was counted in the place of the word.
+    raise AssertionError(not_sent)
 
 
 @pytest.mark.full
