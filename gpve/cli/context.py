@@ -1,7 +1,7 @@
 """``gpve context``: which clusters there are, and which is meant."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,12 +24,8 @@ def list_contexts(output: Output = Form.TABLE) -> None:
         {"name": name, "current": name == found.current, "servers": list(one.servers)}
         for name, one in found.named.items()
     ]
-    lines = [("*" if one["current"] else "", str(one["name"]), ", ".join(_servers(one))) for one in plain]
+    lines = [("*" if name == found.current else "", name, ", ".join(one.servers)) for name, one in found.named.items()]
     show(plain, output, lambda: rows("", lines, ("", "name", "servers"), "no contexts"))
-
-
-def _servers(one: dict[str, Any]) -> list[str]:
-    return list(one["servers"])
 
 
 @context_app.command("use")

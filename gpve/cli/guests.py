@@ -27,7 +27,7 @@ class Asked:
 
 NAMED = {"name": Asked("Of which name it is.")}
 RESIZED = {
-    "cpu_milli": Asked("Cores; default: as many as it has.", "--cpu", float, lambda cores: milli(cores)),
+    "cpu_milli": Asked("Cores; default: as many as it has.", "--cpu", float, milli),
     "memory_mib": Asked(
         "As 512M or 4G; default: as much as it has.", "--memory", str, lambda text: amount(text, "MiB")
     ),

@@ -138,10 +138,10 @@ class SchedulerPlacer:
         self._at = {name: n for n, name in enumerate(self._names)}
         self._shapes = {row["name"]: _shape(row) for row in rows}
         taints = tuple(frozenset(decode(row["taints"])) for row in rows)
-        self._terms = {kind: Terms(None, None, tolerated(kind, real(kind, taints))) for kind in KINDS} | {"": ANYWHERE}
         self._real = {
             kind: name for name, each in zip(self._names, taints, strict=True) for kind in KINDS if real(kind, [each])
         }
+        self._terms = {kind: Terms(None, None, tolerated(kind, kind in self._real)) for kind in KINDS} | {"": ANYWHERE}
         nodes = Nodes(
             names=self._names,
             cpu_milli=np.array([row["cpu_milli"] for row in rows], dtype=np.int64),

@@ -1,10 +1,13 @@
 """A real cluster: servers, node agents and Agent Runtimes as processes, in one directory, on the loopback."""
 
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +212,22 @@ class Cluster:
         for process in [*self.servers.values(), *self.nodes.values()]:
             found += [line[:2000] for line in process.said().splitlines() if '"error"' in line or "Traceback" in line]
         return found
+
+
+@contextmanager
+def one_node(cpu: int, memory: int) -> Iterator[Cluster]:
+    """A cluster of one server and one node, for all tests of a file; it must come out of them unharmed."""
+    directory = Path(tempfile.mkdtemp(prefix="gpve-"))
+    made = Cluster(directory)
+    try:
+        made.server("s")
+        made.node("a", ("--cpu", cpu, "--memory", memory))
+        yield made
+        assert made.servers["s"].running
+        assert made.defects() == []
+    finally:
+        made.end()
+        shutil.rmtree(directory)
 
 
 def done(client: Client, task: Any, patience_s: float = 60.0) -> Any:

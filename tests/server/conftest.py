@@ -13,7 +13,7 @@ from gpve.client.contexts import Context, Contexts, keep
 from tests.agentrt.conftest import kernel, sandbox  # noqa: F401
 from tests.agentrt.runtime.daemon import programs
 from tests.agentrt.runtime.host import leaked_files, look
-from tests.server.cluster import Cluster
+from tests.server.cluster import Cluster, one_node
 
 
 @pytest.fixture
@@ -35,17 +35,8 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def api() -> Iterator[Cluster]:
     """One server and one node for all of these tests."""
-    directory = Path(tempfile.mkdtemp(prefix="gpve-"))
-    made = Cluster(directory)
-    try:
-        made.server("s")
-        made.node("a", ("--cpu", "8000", "--memory", "8192"))
+    with one_node(8000, 8192) as made:
         yield made
-        assert made.servers["s"].running
-        assert made.defects() == []
-    finally:
-        made.end()
-        shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 import base64
 import http.server
 import json
-import shutil
 import socket
 import stat
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,22 +18,14 @@ from gpve.client import ApiError, Client
 from gpve.client.calls import MOST_STDIN, stdin
 from gpve.client.contexts import Context, Contexts, keep
 from tests.agentrt.runtime.daemon import programs
-from tests.server.cluster import GPVE, Cluster, done, free_ports
+from tests.server.cluster import GPVE, Cluster, done, free_ports, one_node
 
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Cluster]:
     """One server and one node for all of these tests."""
-    directory = Path(tempfile.mkdtemp(prefix="gpve-"))
-    made = Cluster(directory)
-    try:
-        made.server("s")
-        made.node("a", ("--cpu", "64000", "--memory", "65536"))
+    with one_node(64_000, 65_536) as made:
         yield made
-        assert made.defects() == []
-    finally:
-        made.end()
-        shutil.rmtree(directory)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from gpve.server.http import shapes
 from gpve.server.http.answers import WITH_BODY, answers, told
 from gpve.server.http.operation import Asked, Cases, GuestNumber, Json, Strict, TaskNumber
 from gpve.server.problems import problem_of
-from gpve.tasks.flows.agent_program import Variable, Word, Words
+from gpve.tasks.flows.agent_program import Folder, Variable, Word, Words
 
 LOG = logging.getLogger(__name__)
 
@@ -52,9 +52,7 @@ class Exec(Asked):
         dict[Variable, Word],
         Field(default_factory=dict, max_length=1024, description="All of it: nothing is inherited."),
     ]
-    cwd: Annotated[str, Field(max_length=4096, pattern=r"^(/[^\x00]*)?$")] = Field(
-        default="", description="Inside; empty: the workspace."
-    )
+    cwd: Folder = Field(default="", description="Inside; empty: the workspace.")
     stdin: Annotated[str, Field(max_length=262_144)] = Field(default="", description="What it reads: text.")
     stdin_base64: Annotated[str, Field(max_length=349_528, pattern=r"^[A-Za-z0-9+/]*={0,2}$")] = Field(
         default="", description="What it reads, if that is no text: base64, instead of `stdin`."

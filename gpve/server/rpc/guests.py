@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf.message import Message
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from gpve.server.access import Wish, flow_of
 from gpve.server.control import whole
@@ -220,11 +220,11 @@ class AgentService(_Guests, guest_pb2_grpc.AgentServiceServicer):
 
         asked = {name: value for name, value in to_dict(request).items() if name not in ("guest", "stdin")}
         try:
-            body: BaseModel = Exec.model_validate(asked)
+            body = Exec.model_validate(asked)
         except ValidationError as error:
             raise bad_body("exec", error) from None
         stdin = request.stdin.decode(errors="surrogateescape")
-        open_ = {"verb": "exec", **body.model_dump(), "stdin": stdin}
+        open_ = {"verb": "exec", **body.asked(), "stdin": stdin}
         async for frame in await self.control.call(request.guest.id, open_):
             yield _output(frame)
 

@@ -13,6 +13,7 @@ from gpve.tasks.flow import Body
 Word = Annotated[str, Field(max_length=131_072, pattern=r"^[^\x00]*$")]
 Words = Annotated[tuple[Word, ...], Field(strict=False, min_length=1, max_length=1024)]
 Variable = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^=\x00]+$")]
+Folder = Annotated[str, Field(max_length=4096, pattern=r"^(/[^\x00]*)?$")]
 Millis = Annotated[int, Field(ge=1, le=86_400_000)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 HttpPath = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^/[!-~]*$")]
@@ -66,9 +67,7 @@ class Program(Body):
         dict[Variable, Word],
         Field(default_factory=dict, max_length=1024, description="All of it: nothing is inherited. Not for secrets."),
     ]
-    cwd: Annotated[str, Field(max_length=4096, pattern=r"^(/[^\x00]*)?$")] = Field(
-        default="", description="Inside; empty: the workspace."
-    )
+    cwd: Folder = Field(default="", description="Inside; empty: the workspace.")
     policy: Annotated[str, Field(max_length=262_144)] = Field(
         default="",
         description="What it may do, in TOML or JSON (docs/reference/policy.md); empty: everything has its default.",

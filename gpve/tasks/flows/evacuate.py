@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpve.model.kinds import real, tolerated
+from gpve.model.kinds import KINDS, real, tolerated
 from gpve.model.phases import MOVES, STEADY
 from gpve.tasks.claims import charged, overdrawn
 from gpve.tasks.events import decode, encode
@@ -39,6 +39,7 @@ def blockers(tx: Tx, node: str) -> list[Blocker]:
     """
     rows = tx.where("node")
     taints = {row["name"]: frozenset(decode(row["taints"])) for row in rows}
+    borne = {kind: tolerated(kind, real(kind, taints.values())) for kind in KINDS}
     others = {row["name"]: row for row in rows if row["name"] != node and row["open"] and row["alive"]}
     found, moving = [], []
     for guest, claim in _on(tx, node):
@@ -48,8 +49,8 @@ def blockers(tx: Tx, node: str) -> list[Blocker]:
         else:
             moving.append((guest, claim))
     for guest, claim in sorted(moving, key=lambda pair: (-pair[1]["cpu_milli"], -pair[1]["memory_mib"])):
-        borne = tolerated(guest["kind"], real(guest["kind"], taints.values()))
-        tried = (_moved_to(row, guest, claim) for row in others.values() if taints[row["name"]] <= borne)
+        ours = (row for row in others.values() if taints[row["name"]] <= borne[guest["kind"]])
+        tried = (_moved_to(row, guest, claim) for row in ours)
         home = next((row for row in tried if row is not None), None)
         if home is None:
             found.append(_blocker(guest, f"none of {len(others)} open nodes has room beside the others that move"))
